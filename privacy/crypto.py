@@ -1,0 +1,301 @@
+"""Every cryptographic primitive, and every domain-separation label, in one place.
+
+The suite: SHA-256, HMAC-SHA-256, HKDF-SHA-256, X25519, Ed25519, AES-256-GCM (key
+shares, sealed files) and AES-256-CTR (masks, noise). All of it is `cryptography`'s.
+Nothing here draws randomness: private keys are made from 32 bytes that the caller
+drew with `privacy.randomness`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+    Ed25519PrivateKey,
+    Ed25519PublicKey,
+)
+from cryptography.hazmat.primitives.asymmetric.x25519 import (
+    X25519PrivateKey,
+    X25519PublicKey,
+)
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from privacy.errors import BadSignatureError, MalformedMessageError
+
+KEY_BYTES = 32
+DIGEST_BYTES = 32
+SIGNATURE_BYTES = 64
+_CURVE25519_PRIME = 2**255 - 19
+_GCM_NONCE_BYTES = 12
+_AES_BLOCK_BYTES = 16
+
+
+class Label(StrEnum):
+    """What a digest, a derived key or a signature is for. No two uses share one."""
+
+    PLAN = "fgrpo-secure/1/plan"
+    ADAPTER = "fgrpo-secure/1/adapter"
+    IDENTITY = "fgrpo-secure/1/identity-fingerprint"
+    LEDGER_RECORD = "fgrpo-secure/1/ledger-record"
+    LEDGER_COMMIT = "fgrpo-secure/1/ledger-commit"
+    UNIT_STREAM = "fgrpo-secure/1/unit-stream"
+    OFFER = "fgrpo-secure/1/offer"
+    ADVERT = "fgrpo-secure/1/advert"
+    ROSTER = "fgrpo-secure/1/roster"
+    SELF_MASK_COMMITMENT = "fgrpo-secure/1/self-mask-commitment"
+    KEY_SHARE_COMMITMENT = "fgrpo-secure/1/key-share-commitment"
+    KEY_SHARE_ROOT = "fgrpo-secure/1/key-share-root"
+    KEY_SHARE_ENCRYPTION = "fgrpo-secure/1/key-share-encryption"
+    SHARERS = "fgrpo-secure/1/sharers"
+    SURVIVORS = "fgrpo-secure/1/survivors"
+    PAIRWISE_MASK = "fgrpo-secure/1/pairwise-mask"
+    SELF_MASK = "fgrpo-secure/1/self-mask"
+    MASKED_INPUT = "fgrpo-secure/1/masked-input"
+    CONSISTENCY = "fgrpo-secure/1/consistency"
+    REVEAL = "fgrpo-secure/1/reveal"
+    PUBLISHED = "fgrpo-secure/1/published"
+    TRANSCRIPT = "fgrpo-secure/1/transcript"
+    SEALED_VECTOR = "fgrpo-secure/1/sealed-vector"
+
+
+def sha256(label: Label, *parts: bytes) -> bytes:
+    """SHA-256 of a label and length-prefixed parts, so that no two inputs collide.
+
+    Returns:
+        32 bytes.
+    """
+    state = hashlib.sha256(framed(label, *parts))
+    return state.digest()
+
+
+def framed(label: Label, *parts: bytes) -> bytes:
+    """The injective encoding of a label and parts that is hashed, keyed or signed."""
+    encoded = label.value.encode()
+    pieces = [len(encoded).to_bytes(8, "big"), encoded]
+    for part in parts:
+        pieces += [len(part).to_bytes(8, "big"), part]
+    return b"".join(pieces)
+
+
+def hmac_sha256(key: bytes, label: Label, *parts: bytes) -> bytes:
+    """HMAC-SHA-256 of a label and length-prefixed parts, 32 bytes."""
+    return hmac.digest(key, framed(label, *parts), "sha256")
+
+
+def equal(left: bytes, right: bytes) -> bool:
+    """Compare in time that depends on the lengths alone."""
+    return hmac.compare_digest(left, right)
+
+
+def hkdf_sha256(secret: bytes, *, salt: bytes, label: Label, info: bytes) -> bytes:
+    """Derive a 32-byte key (RFC 5869); `info` is bound together with the label."""
+    kdf = HKDF(hashes.SHA256(), KEY_BYTES, salt=salt, info=framed(label, info))
+    return kdf.derive(secret)
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyKey:
+    """An Ed25519 public key: a party's pinned identity.
+
+    Attributes:
+        raw: 32 bytes, RFC 8032.
+    """
+
+    raw: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.raw) != KEY_BYTES:
+            msg = f"an Ed25519 public key has 32 bytes, got {len(self.raw)}"
+            raise MalformedMessageError(msg)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest by which people compare identities out of band."""
+        return sha256(Label.IDENTITY, self.raw).hex()
+
+    def verify_raw(self, signature: bytes, message: bytes) -> None:
+        """Check a signature over exactly these bytes.
+
+        Raises:
+            BadSignatureError: the signature is not of this key over the message.
+        """
+        try:
+            Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, message)
+        except (InvalidSignature, ValueError):
+            msg = f"the signature is not of key {self.fingerprint[:16]}"
+            raise BadSignatureError(msg) from None
+
+    def verify(self, signature: bytes, label: Label, *parts: bytes) -> None:
+        """Check a signature over a label and length-prefixed parts.
+
+        Raises:
+            BadSignatureError: as `verify_raw`.
+        """
+        self.verify_raw(signature, framed(label, *parts))
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """An Ed25519 private key. Its bytes never show in a repr.
+
+    Attributes:
+        seed: the 32 secret bytes of RFC 8032.
+    """
+
+    seed: bytes = field(repr=False)
+
+    @property
+    def verify_key(self) -> VerifyKey:
+        """The public half."""
+        private = Ed25519PrivateKey.from_private_bytes(self.seed)
+        return VerifyKey(private.public_key().public_bytes_raw())
+
+    def sign_raw(self, message: bytes) -> bytes:
+        """Sign exactly these bytes; 64 bytes."""
+        return Ed25519PrivateKey.from_private_bytes(self.seed).sign(message)
+
+    def sign(self, label: Label, *parts: bytes) -> bytes:
+        """Sign a label and length-prefixed parts; 64 bytes."""
+        return self.sign_raw(framed(label, *parts))
+
+
+@dataclass(frozen=True, slots=True)
+class AgreementKey:
+    """An X25519 private key, fresh for one round.
+
+    Attributes:
+        seed: 32 secret bytes.
+    """
+
+    seed: bytes = field(repr=False)
+
+    @property
+    def public(self) -> bytes:
+        """The 32-byte public key of RFC 7748."""
+        private = X25519PrivateKey.from_private_bytes(self.seed)
+        return private.public_key().public_bytes_raw()
+
+    def agree(self, peer_public: bytes) -> bytes:
+        """The 32-byte shared secret with a peer.
+
+        Raises:
+            MalformedMessageError: the peer's key is not canonical or of low order.
+        """
+        check_agreement_public(peer_public)
+        private = X25519PrivateKey.from_private_bytes(self.seed)
+        try:
+            return private.exchange(X25519PublicKey.from_public_bytes(peer_public))
+        except ValueError:
+            msg = "an X25519 public key of low order"
+            raise MalformedMessageError(msg) from None
+
+
+# Public keys u of order dividing 8; RFC 7748 section 6.1 has the caller refuse them.
+_LOW_ORDER_POINTS = frozenset(
+    value.to_bytes(KEY_BYTES, "little")
+    for value in (
+        0,
+        1,
+        325606250916557431795983626356110631294008115727848805560023387167927233504,
+        39382357235489614581723060781553021112529911719440698176882885853963445705823,
+        _CURVE25519_PRIME - 1,
+    )
+)
+
+
+def check_agreement_public(public: bytes) -> None:
+    """Accept only canonical X25519 public keys that are not of low order.
+
+    RFC 7748 reduces a non-canonical u modulo p, which would let one point go under
+    two encodings and so under two roster hashes.
+
+    Raises:
+        MalformedMessageError: wrong length, u >= p, or low order.
+    """
+    if len(public) != KEY_BYTES:
+        msg = f"an X25519 public key has 32 bytes, got {len(public)}"
+        raise MalformedMessageError(msg)
+    if int.from_bytes(public, "little") >= _CURVE25519_PRIME:
+        msg = "an X25519 public key that is not canonical"
+        raise MalformedMessageError(msg)
+    if public in _LOW_ORDER_POINTS:
+        msg = "an X25519 public key of low order"
+        raise MalformedMessageError(msg)
+
+
+def seal(key: bytes, nonce: bytes, plaintext: bytes, associated: bytes) -> bytes:
+    """AES-256-GCM; returns ciphertext and tag.
+
+    Args:
+        key: 32 bytes.
+        nonce: 12 bytes, never used twice under one key.
+        plaintext: what to hide.
+        associated: what to bind without hiding.
+    """
+    _check_nonce(nonce)
+    return AESGCM(key).encrypt(nonce, plaintext, associated)
+
+
+def unseal(key: bytes, nonce: bytes, ciphertext: bytes, associated: bytes) -> bytes:
+    """Open what `seal` made.
+
+    Raises:
+        MalformedMessageError: altered, or not made with this key and these bytes.
+    """
+    _check_nonce(nonce)
+    try:
+        return AESGCM(key).decrypt(nonce, ciphertext, associated)
+    except InvalidTag:
+        msg = "a ciphertext that does not open"
+        raise MalformedMessageError(msg) from None
+
+
+def _check_nonce(nonce: bytes) -> None:
+    if len(nonce) != _GCM_NONCE_BYTES:
+        msg = f"an AES-GCM nonce has 12 bytes, got {len(nonce)}"
+        raise ValueError(msg)
+
+
+class Keystream:
+    """The AES-256-CTR keystream of one key, from a zero counter.
+
+    A key serves one stream and only one, which is what makes the zero counter safe.
+
+    Args:
+        key: 32 bytes.
+    """
+
+    # The library asks for one block more than it writes.
+    OVERHANG = _AES_BLOCK_BYTES
+
+    __slots__ = ("_encryptor",)
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) != KEY_BYTES:
+            msg = f"an AES-256 key has 32 bytes, got {len(key)}"
+            raise ValueError(msg)
+        counter = modes.CTR(bytes(_AES_BLOCK_BYTES))
+        self._encryptor = Cipher(algorithms.AES256(key), counter).encryptor()
+
+    def read(self, count: int) -> bytes:
+        """The next `count` bytes."""
+        return self._encryptor.update(bytes(count))
+
+    def read_into(self, zeros: memoryview, buffer: memoryview) -> int:
+        """Write the next len(zeros) bytes to the start of `buffer`.
+
+        Args:
+            zeros: that many zero bytes.
+            buffer: writable bytes, at least `OVERHANG` longer than `zeros`.
+
+        Returns:
+            How many bytes were written.
+        """
+        return self._encryptor.update_into(zeros, buffer)

@@ -1,0 +1,399 @@
+"""Everything that determines the guarantee, in one frozen value with a digest.
+
+A plan holds integers, rationals and names; no float enters its digest. What it refuses
+at construction can never run: there is no second place where these checks are made.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from privacy.crypto import Label, sha256
+from privacy.errors import PlanMismatchError
+from privacy.vectors import MAX_MODULUS_BITS, MAX_SQUARED_NORM
+from privacy.wire import Json, canonical_json, rational
+
+PLAN_FORMAT = "fgrpo-secure/plan/1"
+
+# Weights and batch shares are integers over this: w = k / WEIGHT_ONE, 0 < k <= it.
+WEIGHT_ONE = 2**16
+
+# Each share must be this wide for the sum of shares to be the discrete Gaussian that
+# the claim prices, to far below 1e-60 (Kairouz, Liu and Steinke 2021).
+MIN_NOISE_SHARE_STD = 4
+
+MIN_CLIENTS = 3
+MAX_CLIENTS = 200
+
+# A sum that wraps is lost; a plan must make that less likely than this, per round.
+WRAP_FAILURE = 2.0**-40
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_DECIMAL = re.compile(r"(0|[1-9][0-9]*)(\.[0-9]+)?(E-[0-9]+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTerms:
+    """What the plan says of one client.
+
+    Attributes:
+        name: letters, digits and `._-`, at most 63 characters.
+        units: the public size of its data set, the N in the expected batch q * N.
+    """
+
+    name: str
+    units: int
+
+
+@dataclass(frozen=True, slots=True)
+class Weighting:
+    """The constants of adaptive aggregation.
+
+    Attributes:
+        rule: "fgrpo" (relative performance gain), "uniform" (every client alike) or
+            "size" (by public size).
+        gain: how the gain is measured: "relative", "zscore" or "logit". It means
+            nothing for the other rules.
+        temperature: tau of exp(gain / tau); negative favours those who fall behind.
+        baseline_decay: the moving average's memory, 0 <= decay < 1.
+        max_weight_ratio: the largest weight over the smallest, >= 1.
+    """
+
+    rule: str
+    gain: str
+    temperature: Fraction
+    baseline_decay: Fraction
+    max_weight_ratio: Fraction
+
+    @property
+    def needs_statistic(self) -> bool:
+        """Whether clients must release the noised mean reward to themselves."""
+        return self.rule == "fgrpo"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The registered terms of one federated run.
+
+    Attributes:
+        unit: what the guarantee protects; "prompt" is the distinct prompt.
+        max_prompts_per_unit: how many prompts of one unit may count.
+        trust: "distributed": the sum of the clients' noise shares protects.
+        epsilon: target, decimal text.
+        delta: target, decimal text.
+        rounds: rounds registered; every one of them is charged when it begins.
+        sampling_rate: Poisson probability q that a unit is drawn in a round.
+        inner_steps: gradient steps on one draw.
+        clip_norm: C, gradient units.
+        norm_bound: D, grid steps; the grid has D / C steps per gradient unit.
+        noise_variance: variance of the noise in the sum, grid steps squared.
+        statistic_norm_bound: the same bound for the reward statistic.
+        statistic_variance: its noise variance; 0 means that there is no statistic.
+        modulus_bits: residues are modulo two to this power.
+        dimension: d, trained numbers.
+        min_survivors: fewer than these, and the round is not opened.
+        colluders: clients that may show or omit their noise share, other than oneself.
+        clients: the cohort, sorted by name.
+        weighting: constants of adaptive aggregation.
+        recipe: hex SHA-256 of the learning settings, so that parties which would learn
+            differently cannot finish a round. The kernel does not look inside.
+
+    Raises:
+        PlanMismatchError: when any term is out of its range, or the terms together
+            cannot carry the guarantee (see `__post_init__`).
+    """
+
+    unit: str
+    max_prompts_per_unit: int
+    trust: str
+    epsilon: str
+    delta: str
+    rounds: int
+    sampling_rate: Fraction
+    inner_steps: int
+    clip_norm: Fraction
+    norm_bound: int
+    noise_variance: int
+    statistic_norm_bound: int
+    statistic_variance: int
+    modulus_bits: int
+    dimension: int
+    min_survivors: int
+    colluders: int
+    clients: tuple[ClientTerms, ...]
+    weighting: Weighting
+    recipe: str
+
+    def __post_init__(self) -> None:
+        """Refuse terms that cannot carry the guarantee."""
+        check_cohort(
+            [client.name for client in self.clients],
+            min_survivors=self.min_survivors,
+            colluders=self.colluders,
+        )
+        self._check_ranges()
+        self._check_delta()
+        self._check_noise()
+        self._check_modulus()
+
+    @property
+    def scale(self) -> Fraction:
+        """Grid steps per gradient unit."""
+        return self.norm_bound / self.clip_norm
+
+    @property
+    def honest_shares(self) -> int:
+        """How many noise shares the guarantee counts on.
+
+        A client knows its own share, so that against the other clients one share never
+        counts, even where nobody else colludes.
+        """
+        return self.min_survivors - max(1, self.colluders)
+
+    @property
+    def noise_share_variance(self) -> int:
+        """Variance of one client's noise share, grid steps squared.
+
+        Guarantee:
+            `honest_shares` of them sum to at least `noise_variance`.
+        """
+        return -(-self.noise_variance // self.honest_shares)
+
+    @property
+    def noise_multiplier(self) -> float:
+        """Registered noise standard deviation over `norm_bound`."""
+        return math.sqrt(self.noise_variance) / self.norm_bound
+
+    @property
+    def vector_length(self) -> int:
+        """What a client sends: d coordinates and the exact weight coordinate."""
+        return self.dimension + 1
+
+    @property
+    def bytes_up(self) -> int:
+        """Bytes of one masked vector, without headers."""
+        return 4 * self.vector_length
+
+    @property
+    def threshold(self) -> int:
+        """Shamir threshold of the whole cohort; a smaller roster has its own."""
+        return threshold(len(self.clients), self.colluders)
+
+    def expected_batch(self, name: str) -> Fraction:
+        """The public expected number of units that a client draws in a round."""
+        return self.sampling_rate * self.client(name).units
+
+    def batch_share(self, name: str) -> int:
+        """The expected batch over the largest one, as an integer over WEIGHT_ONE."""
+        largest = max(client.units for client in self.clients)
+        return WEIGHT_ONE * self.client(name).units // largest
+
+    def client(self, name: str) -> ClientTerms:
+        """The terms of one client.
+
+        Raises:
+            PlanMismatchError: it is not in the plan.
+        """
+        for client in self.clients:
+            if client.name == name:
+                return client
+        msg = f"client {name!r} is not in the plan"
+        raise PlanMismatchError(msg)
+
+    def to_json(self) -> dict[str, Json]:
+        """The canonical JSON object of which the digest is taken."""
+        return {
+            "format": PLAN_FORMAT,
+            "unit": self.unit,
+            "adjacency": "add-or-remove-one-unit-at-one-client",
+            "max_prompts_per_unit": self.max_prompts_per_unit,
+            "trust": self.trust,
+            "epsilon": self.epsilon,
+            "delta": self.delta,
+            "rounds": self.rounds,
+            "sampling_rate": rational(self.sampling_rate),
+            "inner_steps": self.inner_steps,
+            "clip_norm": rational(self.clip_norm),
+            "norm_bound": self.norm_bound,
+            "noise_variance": str(self.noise_variance),
+            "statistic_norm_bound": self.statistic_norm_bound,
+            "statistic_variance": str(self.statistic_variance),
+            "modulus_bits": self.modulus_bits,
+            "dimension": self.dimension,
+            "min_survivors": self.min_survivors,
+            "colluders": self.colluders,
+            "clients": [
+                {"name": client.name, "units": client.units} for client in self.clients
+            ],
+            "weighting": {
+                "rule": self.weighting.rule,
+                "gain": self.weighting.gain,
+                "temperature": rational(self.weighting.temperature),
+                "baseline_decay": rational(self.weighting.baseline_decay),
+                "max_weight_ratio": rational(self.weighting.max_weight_ratio),
+            },
+            "recipe": self.recipe,
+        }
+
+    @property
+    def digest_bytes(self) -> bytes:
+        """SHA-256 of the canonical JSON, 32 bytes."""
+        return sha256(Label.PLAN, canonical_json(self.to_json()))
+
+    @property
+    def digest(self) -> str:
+        """Hex of `digest_bytes`: what people compare."""
+        return self.digest_bytes.hex()
+
+    def _check_ranges(self) -> None:
+        _require(self.unit != "", "unit must name what is protected")
+        _require(self.max_prompts_per_unit >= 1, "max_prompts_per_unit must be >= 1")
+        _require(
+            self.trust == "distributed",
+            f"trust = {self.trust!r} is not offered yet; use 'distributed'",
+        )
+        _require(self.rounds >= 1, "rounds must be at least 1")
+        _require(0 < self.sampling_rate <= 1, "sampling_rate must be in (0, 1]")
+        _require(
+            self.inner_steps == 1,
+            "inner_steps must be 1: each step is a secure aggregation of its own",
+        )
+        _require(self.clip_norm > 0, "clip_norm must be above 0")
+        _require(self.norm_bound >= 1, "norm_bound must be at least 1")
+        _require(self.dimension >= 1, "dimension must be at least 1")
+        _require(
+            self.dimension * self.norm_bound**2 < MAX_SQUARED_NORM,
+            "dimension * norm_bound**2 must stay below 2**62: lower norm_bound",
+        )
+        for text, name in ((self.epsilon, "epsilon"), (self.delta, "delta")):
+            _require(
+                _DECIMAL.fullmatch(text) is not None and float(text) > 0,
+                f"{name} must be a decimal above 0",
+            )
+        _require(len(self.recipe) == 64, "recipe must be a hex SHA-256")  # noqa: PLR2004
+        for client in self.clients:
+            _require(client.units >= 1, f"client {client.name!r} has no units")
+        weighting = self.weighting
+        _require(
+            weighting.rule in {"fgrpo", "uniform", "size"},
+            f"aggregation rule {weighting.rule!r} is not fgrpo, uniform or size",
+        )
+        _require(
+            weighting.gain in {"relative", "zscore", "logit"},
+            f"aggregation gain {weighting.gain!r} is not relative, zscore or logit",
+        )
+        _require(weighting.temperature != 0, "aggregation temperature must not be 0")
+        _require(0 <= weighting.baseline_decay < 1, "baseline_decay must be in [0, 1)")
+        _require(weighting.max_weight_ratio >= 1, "max_weight_ratio must be >= 1")
+
+    def _check_delta(self) -> None:
+        largest = max(client.units for client in self.clients)
+        _require(
+            Fraction(self.delta) <= Fraction(1, 10 * largest),
+            f"delta = {self.delta} is too large for {largest} units: a mechanism that "
+            "publishes one unit outright could pass; use at most 1/(10 N)",
+        )
+
+    def _check_noise(self) -> None:
+        _require(
+            self.honest_shares >= 1,
+            "min_survivors must exceed colluders and be at least 2: a client knows "
+            "its own noise, so that one share never protects",
+        )
+        _require(
+            self.noise_share_variance >= MIN_NOISE_SHARE_STD**2,
+            "the noise share is narrower than 4 grid steps: raise norm_bound",
+        )
+        if self.weighting.needs_statistic:
+            _require(
+                self.statistic_norm_bound >= 1
+                and self.statistic_variance >= MIN_NOISE_SHARE_STD**2,
+                "rule 'fgrpo' needs a statistic with its own noise",
+            )
+        else:
+            _require(
+                self.statistic_variance == 0 and self.statistic_norm_bound == 0,
+                "only rule 'fgrpo' releases a statistic",
+            )
+
+    def _check_modulus(self) -> None:
+        _require(
+            1 <= self.modulus_bits <= MAX_MODULUS_BITS, "modulus_bits must be 1 to 32"
+        )
+        level = wrap_level(self)
+        _require(
+            level < 2 ** (self.modulus_bits - 1),
+            f"the sum can wrap: it may reach {level} of the "
+            f"{2 ** (self.modulus_bits - 1)} that {self.modulus_bits} bits hold; "
+            "lower norm_bound or the sampling rate",
+        )
+
+
+def check_cohort(names: list[str], *, min_survivors: int, colluders: int) -> None:
+    """Refuse a cohort for which secure aggregation has no safe threshold.
+
+    Raises:
+        PlanMismatchError: fewer than 3 or more than 200 clients, a name that is not
+            unique or not plain, or a threshold that cannot be met.
+    """
+    count = len(names)
+    _require(count >= MIN_CLIENTS, "secure aggregation needs at least 3 clients")
+    _require(
+        count <= MAX_CLIENTS,
+        f"{count} clients: one cohort holds at most 200, where every bound is exact; "
+        "use several cohorts",
+    )
+    _require(names == sorted(set(names)), "clients must be sorted and distinct")
+    for name in names:
+        _require(
+            _NAME.fullmatch(name) is not None and name != "server",
+            "a client's name has letters, digits and ._- only, and is not 'server'",
+        )
+    _require(0 <= colluders < count, "colluders must be below the number of clients")
+    _require(
+        min_survivors <= count, f"min_survivors is {min_survivors} of {count} clients"
+    )
+    _require(
+        threshold(count, colluders) <= count,
+        f"{count} clients with {colluders} colluders have no threshold: "
+        "2t > n + colluders needs t > n",
+    )
+
+
+def threshold(count: int, colluders: int) -> int:
+    """The Shamir threshold t of a roster of `count` clients.
+
+    Guarantee:
+        `2 * t > count + colluders`: a malicious server cannot get t answers to each
+        of two questions, since an honest client answers one.
+    """
+    return (count + colluders) // 2 + 1
+
+
+def wrap_level(plan: Plan) -> int:
+    """A level that one coordinate of the sum passes with probability below 2**-40.
+
+    Each client draws at most N units, and by Bernstein's inequality rarely more than
+    a little above q * N; each adds at most `norm_bound` to a coordinate. The noise of
+    all n shares is subgaussian with their summed variance.
+    """
+    log_clients = math.log(2 * len(plan.clients) / WRAP_FAILURE)
+    units = 0
+    for client in plan.clients:
+        batch = float(plan.sampling_rate * client.units)
+        slack = log_clients / 3
+        bound = batch + slack + math.sqrt(slack**2 + 2 * batch * log_clients)
+        units += min(client.units, math.ceil(bound))
+    variance = len(plan.clients) * plan.noise_share_variance
+    log_coordinates = math.log(4 * plan.vector_length / WRAP_FAILURE)
+    noise = math.ceil(math.sqrt(2 * variance * log_coordinates))
+    weights = len(plan.clients) * WEIGHT_ONE
+    return max(units * plan.norm_bound + noise, weights)
+
+
+def _require(condition: bool, message: str) -> None:  # noqa: FBT001
+    if not condition:
+        raise PlanMismatchError(message)
