@@ -10,11 +10,12 @@ import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from privacy.crypto import Label, sha256
-from privacy.errors import PlanMismatchError
+from privacy.errors import MalformedMessageError, PlanMismatchError
 from privacy.vectors import MAX_MODULUS_BITS, MAX_SQUARED_NORM
-from privacy.wire import Json, canonical_json, rational
+from privacy.wire import Json, canonical_json, parse_rational, rational
 
 PLAN_FORMAT = "fgrpo-secure/plan/1"
 
@@ -28,11 +29,14 @@ MIN_NOISE_SHARE_STD = 4
 MIN_CLIENTS = 3
 MAX_CLIENTS = 200
 
+# Ledgers record epsilon rounded up to this many decimals.
+EPSILON_DECIMALS = 6
+
 # A sum that wraps is lost; a plan must make that less likely than this, per round.
 WRAP_FAILURE = 2.0**-40
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
-_DECIMAL = re.compile(r"(0|[1-9][0-9]*)(\.[0-9]+)?(E-[0-9]+)?")
+_DECIMAL = re.compile(r"(0|[1-9][0-9]*)(\.[0-9]*[1-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +242,23 @@ class Plan:
             "recipe": self.recipe,
         }
 
+    @staticmethod
+    def from_json(value: Json) -> Plan:
+        """Read what `to_json` writes, and nothing else.
+
+        Raises:
+            PlanMismatchError: another form, another version, or terms that a plan
+                refuses.
+        """
+        try:
+            plan = _parse(value)
+        except (KeyError, TypeError, ValueError, MalformedMessageError):
+            plan = None
+        if plan is None or plan.to_json() != value:
+            msg = f"not a plan in the format {PLAN_FORMAT}"
+            raise PlanMismatchError(msg)
+        return plan
+
     @property
     def digest_bytes(self) -> bytes:
         """SHA-256 of the canonical JSON, 32 bytes."""
@@ -273,7 +294,11 @@ class Plan:
                 _DECIMAL.fullmatch(text) is not None and float(text) > 0,
                 f"{name} must be a decimal above 0",
             )
-        _require(len(self.recipe) == 64, "recipe must be a hex SHA-256")  # noqa: PLR2004
+        _require(
+            len(self.epsilon.partition(".")[2]) <= EPSILON_DECIMALS,
+            f"epsilon may have {EPSILON_DECIMALS} decimals: ledgers record no more",
+        )
+        _require(len(self.recipe) == 64, "recipe must be a hex SHA-256")
         for client in self.clients:
             _require(client.units >= 1, f"client {client.name!r} has no units")
         weighting = self.weighting
@@ -394,6 +419,40 @@ def wrap_level(plan: Plan) -> int:
     return max(units * plan.norm_bound + noise, weights)
 
 
-def _require(condition: bool, message: str) -> None:  # noqa: FBT001
+def _parse(value: Any) -> Plan:  # noqa: ANN401
+    weighting = value["weighting"]
+    return Plan(
+        unit=value["unit"],
+        max_prompts_per_unit=value["max_prompts_per_unit"],
+        trust=value["trust"],
+        epsilon=value["epsilon"],
+        delta=value["delta"],
+        rounds=value["rounds"],
+        sampling_rate=parse_rational(value["sampling_rate"]),
+        inner_steps=value["inner_steps"],
+        clip_norm=parse_rational(value["clip_norm"]),
+        norm_bound=value["norm_bound"],
+        noise_variance=int(value["noise_variance"]),
+        statistic_norm_bound=value["statistic_norm_bound"],
+        statistic_variance=int(value["statistic_variance"]),
+        modulus_bits=value["modulus_bits"],
+        dimension=value["dimension"],
+        min_survivors=value["min_survivors"],
+        colluders=value["colluders"],
+        clients=tuple(
+            ClientTerms(client["name"], client["units"]) for client in value["clients"]
+        ),
+        weighting=Weighting(
+            rule=weighting["rule"],
+            gain=weighting["gain"],
+            temperature=parse_rational(weighting["temperature"]),
+            baseline_decay=parse_rational(weighting["baseline_decay"]),
+            max_weight_ratio=parse_rational(weighting["max_weight_ratio"]),
+        ),
+        recipe=value["recipe"],
+    )
+
+
+def _require(condition: bool, message: str) -> None:
     if not condition:
         raise PlanMismatchError(message)

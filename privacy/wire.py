@@ -1,24 +1,31 @@
 """Canonical bytes: one encoding for each value, and strict parsing.
 
-Two forms. Protocol messages are binary, big-endian and length-prefixed (`Writer`,
-`Reader`). Plans and ledger records are RFC 8785 JSON without floating-point numbers:
-a rational is a string "numerator/denominator", a decimal a string.
+Two forms. Protocol messages are binary, big-endian and length-prefixed: a message is a
+frozen dataclass, and its annotations are its format (`encode`, `decode`). Plans and
+ledger records are RFC 8785 JSON without floating-point numbers: a rational is a string
+"numerator/denominator", a decimal a string.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from fractions import Fraction
-from typing import TypeAlias
+from functools import cache
+from typing import Annotated, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 from privacy.errors import MalformedMessageError
 
-Json: TypeAlias = "None | bool | int | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | str | list[Json] | dict[str, Json] | None"
 
 # RFC 8785 numbers are IEEE doubles; integers beyond this would not survive them.
 MAX_JSON_INTEGER = 2**53 - 1
 _LENGTH_BYTES = 8
 MAX_FIELD_BYTES = 2**36
+
+# The shortest item of a list is an integer or a length.
+_LEAST_ITEM_BYTES = 8
 
 
 def canonical_json(value: Json) -> bytes:
@@ -195,6 +202,18 @@ class Reader:
             msg = "a text that is not UTF-8"
             raise MalformedMessageError(msg) from None
 
+    def count(self) -> int:
+        """How many items follow; never more than the bytes that are left could hold.
+
+        Raises:
+            MalformedMessageError: more.
+        """
+        value = self.integer()
+        if value > (len(self._data) - self._position) // _LEAST_ITEM_BYTES:
+            msg = "a list that is longer than its message"
+            raise MalformedMessageError(msg)
+        return value
+
     def finish(self) -> None:
         """Nothing may follow.
 
@@ -204,3 +223,127 @@ class Reader:
         if self._position != len(self._data):
             msg = "a message with trailing bytes"
             raise MalformedMessageError(msg)
+
+
+# Bytes of a length that the annotation fixes, written without a prefix.
+Bytes32: TypeAlias = Annotated[bytes, 32]
+Bytes64: TypeAlias = Annotated[bytes, 64]
+
+# `field(metadata=ATTACHED)` marks a field that is not part of the encoding.
+ATTACHED: Mapping[str, bool] = {"attached": True}
+
+_Record = TypeVar("_Record")
+
+
+def encode(record: object) -> bytes:
+    """The canonical bytes of a dataclass instance: its fields, in order.
+
+    A field is an `int` (below 2**64), `str`, `bytes`, `Bytes32`, `Bytes64`, another
+    such dataclass, a `tuple[X, ...]` or a `Mapping[str, X]`. Mappings are written in
+    the order of their keys, so that equal records have equal bytes.
+
+    Raises:
+        TypeError: a value of any other type.
+        ValueError: a fixed-length field of another length.
+    """
+    writer = Writer()
+    _write(writer, type(record), record)
+    return writer.finish()
+
+
+def decode(
+    kind: type[_Record], data: bytes, attached: Mapping[str, object] | None = None
+) -> _Record:
+    """Read what `encode` writes for a record of this kind, and nothing else.
+
+    Args:
+        kind: the dataclass.
+        data: the bytes.
+        attached: values of the fields marked `ATTACHED`, where they have no default.
+
+    Guarantee:
+        `encode(decode(kind, data)) == data` whenever `decode` returns.
+
+    Raises:
+        MalformedMessageError: other bytes.
+    """
+    reader = Reader(data)
+    plain_type: type = kind
+    values = {name: _read(reader, hint) for name, hint in _layout(plain_type)}
+    reader.finish()
+    make: Callable[..., _Record] = kind
+    return make(**values, **(attached or {}))
+
+
+@cache
+def _layout(kind: type) -> tuple[tuple[str, object], ...]:
+    """Name and annotation of every encoded field."""
+    hints = get_type_hints(kind, include_extras=True)
+    return tuple(
+        (item.name, hints[item.name])
+        for item in fields(kind)
+        if not item.metadata.get("attached", False)
+    )
+
+
+def _write(writer: Writer, hint: object, value: object) -> None:
+    if isinstance(value, bytes):
+        if get_origin(hint) is Annotated:
+            writer.fixed(value, get_args(hint)[1])
+        else:
+            writer.field(value)
+    elif isinstance(value, int):
+        writer.integer(value)
+    elif isinstance(value, str):
+        writer.text(value)
+    elif isinstance(value, tuple):
+        writer.integer(len(value))
+        for item in value:
+            _write(writer, get_args(hint)[0], item)
+    elif isinstance(value, Mapping):
+        writer.integer(len(value))
+        for key in sorted(value):
+            writer.text(key)
+            _write(writer, get_args(hint)[1], value[key])
+    elif is_dataclass(value) and not isinstance(value, type):
+        for name, inner in _layout(type(value)):
+            _write(writer, inner, getattr(value, name))
+    else:
+        msg = f"{type(value).__name__} has no binary form here"
+        raise TypeError(msg)
+
+
+def _read(reader: Reader, hint: object) -> object:
+    plain: dict[object, Callable[[], object]] = {
+        bytes: reader.field,
+        int: reader.integer,
+        str: reader.text,
+    }
+    origin = get_origin(hint)
+    if origin is Annotated:
+        return reader.fixed(get_args(hint)[1])
+    if origin is tuple:
+        item = get_args(hint)[0]
+        return tuple(_read(reader, item) for _ in range(reader.count()))
+    if origin is Mapping:
+        return _read_mapping(reader, get_args(hint)[1])
+    if hint in plain:
+        return plain[hint]()
+    if isinstance(hint, type) and is_dataclass(hint):
+        return hint(**{name: _read(reader, inner) for name, inner in _layout(hint)})
+    msg = f"{hint} has no binary form here"
+    raise TypeError(msg)
+
+
+def _read_mapping(reader: Reader, hint: object) -> dict[str, object]:
+    """A mapping whose keys rise strictly: sorted, and none twice."""
+    result: dict[str, object] = {}
+    previous: str | None = None
+    for _ in range(reader.count()):
+        key = reader.text()
+        if previous is not None and key <= previous:
+            msg = "names that are not sorted and distinct"
+            raise MalformedMessageError(msg)
+        result[key] = _read(reader, hint)
+        previous = key
+    return result

@@ -1,0 +1,1 @@
+"""The embedded default: a tiny base model, four tasks, and how both were made."""

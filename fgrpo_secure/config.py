@@ -1,0 +1,327 @@
+"""One typed, frozen configuration from one TOML file.
+
+Unknown keys are refused. `[privacy]` and `[federation]` have no defaults: each of
+their lines is a decision. What cannot change the guarantee lives in `[machine]`.
+Paths resolve from the file they stand in.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from fgrpo_secure.errors import ConfigurationError
+
+EMBEDDED = "tiny"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _as_ranges(value: object) -> object:
+    """One range, or a list of ranges, becomes a list of ranges."""
+    if isinstance(value, list) and value and not isinstance(value[0], list):
+        return [value]
+    return value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
+Range = tuple[float, float]
+Ranges = Annotated[tuple[Range, ...], BeforeValidator(_as_ranges)]
+_Decay = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[Decimal, Field(gt=0)]
+
+
+class PrivacySection(_Section):
+    """What is promised; every key is required."""
+
+    unit: str = Field(description="what is protected: 'prompt'")
+    trust: str = Field(description="'distributed'")
+    epsilon: Positive = Field(description="target epsilon of the whole run")
+    delta: Positive = Field(description="target delta of the whole run")
+    rounds: Annotated[int, Field(ge=1)] = Field(description="rounds to register")
+    sampling_rate: Annotated[Decimal, Field(gt=0, le=1)] = Field(
+        description="probability that a unit is drawn in a round"
+    )
+    clip_norm: Positive = Field(description="L2 bound of a unit's gradient")
+    statistic_multiplier: Positive = Field(
+        description="noise multiplier of the reward statistic (rule 'fgrpo' only)"
+    )
+
+
+class FederationSection(_Section):
+    """Who must take part; every key is required."""
+
+    min_survivors: Annotated[int, Field(ge=2)]
+    colluders: Annotated[int, Field(ge=0)]
+
+
+class ClientSection(_Section):
+    """One data owner."""
+
+    name: str
+    data: str
+    reward: Names
+    reward_range: Ranges
+    reward_weights: tuple[float, ...] | None = None
+    units: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="the public size of the data set; counted when it is not given",
+    )
+    epsilon_cap: Positive | None = Field(
+        default=None,
+        description="most that this data set may ever spend; the run's target if unset",
+    )
+    eval_data: str | None = None
+    eval_public: bool = Field(
+        default=False,
+        description="whether scores on eval_data may be published",
+    )
+
+    @model_validator(mode="after")
+    def _lengths_agree(self) -> ClientSection:
+        count = len(self.reward)
+        if len(self.reward_range) != count:
+            msg = f"client {self.name!r}: {count} rewards need {count} reward ranges"
+            raise ValueError(msg)
+        if self.reward_weights is not None and len(self.reward_weights) != count:
+            msg = f"client {self.name!r}: {count} rewards need {count} reward_weights"
+            raise ValueError(msg)
+        for low, high in self.reward_range:
+            if not low < high:
+                msg = f"client {self.name!r}: a reward_range needs low < high"
+                raise ValueError(msg)
+        return self
+
+
+class ModelSection(_Section):
+    """The base model and its adapter."""
+
+    base: str
+    lora_rank: Annotated[int, Field(ge=1)] = 4
+    lora_alpha: Annotated[float, Field(gt=0)] = 8.0
+    target_modules: Names = ("q_proj", "v_proj")
+    layers: tuple[int, ...] | None = Field(
+        default=None, description="which layers get an adapter; all when not given"
+    )
+
+
+class GrpoSection(_Section):
+    """The learner."""
+
+    group_size: Annotated[int, Field(ge=2)] = 8
+    max_tokens: Annotated[int, Field(ge=1)] = 128
+    max_prompt_tokens: Annotated[int, Field(ge=1)] = 256
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    loss: str = "dr_grpo"
+    scale_rewards: str = "group"
+    ratio_clip: Annotated[float, Field(gt=0)] = 0.2
+    kl_coefficient: Annotated[float, Field(ge=0)] = 0.0
+
+
+class AggregationSection(_Section):
+    """How clients are weighed."""
+
+    rule: Literal["fgrpo", "uniform", "size"] = "fgrpo"
+    gain: Literal["relative", "zscore", "logit"] = "relative"
+    temperature: Decimal = Decimal("0.5")
+    baseline_decay: Annotated[Decimal, Field(ge=0, lt=1)] = Decimal("0.8")
+    max_weight_ratio: Annotated[Decimal, Field(ge=1)] = Decimal(3)
+
+
+class ServerSection(_Section):
+    """What the server does with a round's mean gradient."""
+
+    optimizer: Literal["adam", "sgd"] = "adam"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-2
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    betas: tuple[_Decay, _Decay] = (0.9, 0.99)
+
+
+class MachineSection(_Section):
+    """What cannot change the guarantee, and so enters no digest."""
+
+    device: str = "cpu"
+    microbatch: Annotated[int, Field(ge=1)] = 8
+    seed: int = 0
+    state: str | None = None
+    workers: Annotated[int, Field(ge=1)] = 2
+    threads: Annotated[int, Field(ge=1)] = 1
+    deadline_seconds: Annotated[float, Field(gt=0)] = 3600.0
+
+
+class RunConfig(_Section):
+    """A whole run."""
+
+    privacy: PrivacySection
+    federation: FederationSection
+    client: tuple[ClientSection, ...]
+    model: ModelSection
+    grpo: GrpoSection = GrpoSection()
+    aggregation: AggregationSection = AggregationSection()
+    server: ServerSection = ServerSection()
+    machine: MachineSection = MachineSection()
+
+    def client_named(self, name: str) -> ClientSection:
+        """The table of one client."""
+        return next(client for client in self.client if client.name == name)
+
+    def to_toml(self) -> str:
+        """The resolved configuration, which loads to an equal one."""
+        return tomli_w.dumps(_plain(self.model_dump(exclude_none=True)))
+
+
+def load_config(source: str, overrides: Sequence[str] = ()) -> tuple[RunConfig, str]:
+    """Read a configuration.
+
+    Args:
+        source: a path, or the name of an embedded configuration ("tiny").
+        overrides: `section.key=value` or `client.NAME.key=value`, the value as TOML.
+
+    Returns:
+        The configuration with its paths made absolute, and a short name for it.
+
+    Raises:
+        ConfigurationError: no such file, not TOML, an unknown or missing key, or a
+            value out of range; the text names the key.
+    """
+    path = _locate(source)
+    try:
+        tree = tomllib.loads(path.read_text("utf-8"), parse_float=Decimal)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(
+            f"{source} is not valid TOML: {error}", "correct that line"
+        ) from None
+    for override in overrides:
+        _override(tree, override)
+    try:
+        config = RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise _explain(source, error) from None
+    return _resolve(config, path.resolve().parent), path.stem
+
+
+def _locate(source: str) -> Path:
+    path = Path(source)
+    if path.is_file():
+        return path
+    embedded = Path(str(resources.files("fgrpo_secure") / "assets" / f"{source}.toml"))
+    if "/" not in source and embedded.is_file():
+        return embedded
+    raise ConfigurationError(
+        f"there is no configuration file {source}",
+        f"give the path of a TOML file, or '{EMBEDDED}' for the embedded default",
+    )
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    steps = key.strip().split(".")
+    if not separator or len(steps) < 2:
+        raise ConfigurationError(
+            f"--set {override} is not section.key=value",
+            "write for example --set privacy.rounds=5",
+        )
+    try:
+        value = tomllib.loads(f"value = {text}", parse_float=Decimal)["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    section, *rest = steps
+    if section == "client":
+        clients = [c for c in tree.get("client", []) if c.get("name") == rest[0]]
+        if not clients or len(rest) != 2:
+            raise ConfigurationError(
+                f"--set {override}: no client of that name",
+                "write client.NAME.key=value with a NAME of the configuration",
+            )
+        clients[0][rest[1]] = value
+        return
+    if len(rest) != 1:
+        raise ConfigurationError(
+            f"--set {override} is not section.key=value",
+            "write for example --set privacy.rounds=5",
+        )
+    tree.setdefault(section, {})[rest[0]] = value
+
+
+def _explain(source: str, error: ValidationError) -> ConfigurationError:
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(step) for step in problem["loc"]) or "the file"
+        kind = problem["type"]
+        if kind == "extra_forbidden":
+            lines.append(f"{where} is not a known key")
+        elif kind == "missing":
+            lines.append(f"{where} is missing, and has no default")
+        else:
+            lines.append(f"{where}: {problem['msg']}")
+    return ConfigurationError(
+        f"{source}: " + "; ".join(lines),
+        "correct these keys; docs/configuration.md lists them all",
+    )
+
+
+def _resolve(config: RunConfig, folder: Path) -> RunConfig:
+    """Make paths absolute; a name that is no file stays a hub name."""
+    clients = tuple(
+        client.model_copy(
+            update={
+                "data": _path(client.data, folder),
+                "eval_data": client.eval_data and _path(client.eval_data, folder),
+                "reward": tuple(_reward(spec, folder) for spec in client.reward),
+            }
+        )
+        for client in sorted(config.client, key=lambda client: client.name)
+    )
+    model = config.model.model_copy(update={"base": _path(config.model.base, folder)})
+    machine = config.machine
+    if machine.state is not None:
+        state = str((folder / machine.state).resolve())
+        machine = machine.model_copy(update={"state": state})
+    return config.model_copy(
+        update={"client": clients, "model": model, "machine": machine}
+    )
+
+
+def _path(value: str, folder: Path) -> str:
+    candidate = folder / value
+    looks_like_file = Path(value).suffix in {".json", ".jsonl", ".csv", ".parquet"}
+    if candidate.exists() or looks_like_file:
+        return str(candidate.resolve())
+    return value
+
+
+def _reward(spec: str, folder: Path) -> str:
+    module, separator, function = spec.rpartition(":")
+    if separator and module.endswith(".py"):
+        return f"{(folder / module).resolve()}:{function}"
+    return spec
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    """Pydantic's dump as TOML's types; decimals keep their digits."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

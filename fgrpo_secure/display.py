@@ -1,0 +1,143 @@
+"""What a person sees while a run goes on: bars in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+_SHOWN_ANSWER = 40
+
+
+class Display:
+    """Progress of one run, on standard error, so that standard output stays data.
+
+    Args:
+        quiet: print nothing but errors.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._rounds: TaskID | None = None
+        self._started = time.monotonic()
+        self._first_round: tuple[float, int] | None = None
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        self.console.print(text, markup=False)
+
+    @contextmanager
+    def running(self, rounds: int, done: int) -> Iterator[None]:
+        """Show progress while the block runs.
+
+        Args:
+            rounds: how many the plan registers.
+            done: how many were done before, by a run that is resumed.
+        """
+        self._first_round = (time.monotonic(), done)
+        if not self.console.is_terminal:
+            yield
+            return
+        bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+        )
+        with bars:
+            self._bars = bars
+            self._rounds = bars.add_task(
+                "rounds", total=rounds, completed=done, note=""
+            )
+            try:
+                yield
+            finally:
+                self._bars = None
+                self._tasks.clear()
+
+    def progress(self, label: str, done: int, total: int) -> None:
+        """Move the bar of one client's rollouts or of an evaluation."""
+        if self._bars is None:
+            return
+        if label not in self._tasks:
+            self._tasks[label] = self._bars.add_task(label, total=total, note="")
+        self._bars.update(self._tasks[label], completed=done, total=total)
+
+    def round_done(
+        self, number: int, rounds: int, outcome: str, spent: float, target: float
+    ) -> None:
+        """Report one round: what came of it, and what is spent.
+
+        Args:
+            number: of the round, from 1.
+            rounds: registered by the plan.
+            outcome: in words.
+            spent: epsilon so far, of the client that has spent most.
+            target: the plan's epsilon.
+        """
+        budget = f"epsilon {spent:.3f} of {target:g}"
+        if self._bars is not None and self._rounds is not None:
+            self._bars.update(self._rounds, completed=number, note=budget)
+            return
+        left = self._remaining(number, rounds)
+        self.say(f"round {number}/{rounds}: {outcome}; {budget}; {left}")
+
+    def _remaining(self, number: int, rounds: int) -> str:
+        began, before = self._first_round or (self._started, 0)
+        each = (time.monotonic() - began) / max(1, number - before)
+        return f"about {each * (rounds - number):.0f} s to go"
+
+    def result(self, summary: Mapping[str, object], samples: object) -> None:
+        """Print the table at the end of a run."""
+        table = Table(title="Held-out reward, rescaled to [0, 1]")
+        for column in ("client", "before", "after", "change", "epsilon"):
+            table.add_column(column, justify="left" if column == "client" else "right")
+        clients = summary["clients"]
+        for client in clients:  # type: ignore[attr-defined]
+            table.add_row(*_row(client["name"], client, f"{client['epsilon']:.3f}"))
+        table.add_row(*_row("mean", summary, f"{summary['epsilon']:.3f}"), style="bold")
+        self.console.print(table)
+        self.say(
+            f"epsilon {summary['epsilon']:.3f} of {summary['target_epsilon']:g} at "
+            f"delta {summary['delta']:g}; {summary['rounds_completed']} rounds "
+            f"completed, {summary['rounds_aborted']} aborted; last survivors: "
+            f"{', '.join(summary['survivors']) or 'none'}; "  # type: ignore[arg-type]
+            f"{summary['seconds']:.0f} s"
+        )
+        if samples:
+            answers = Table(title="Sample answers (public prompts)")
+            for column in ("client", "prompt", "before", "after"):
+                answers.add_column(column)
+            for row in samples:  # type: ignore[attr-defined]
+                answers.add_row(*(text[:_SHOWN_ANSWER] for text in row))
+            self.console.print(answers)
+
+
+def _row(name: str, values: Mapping[str, object], epsilon: str) -> list[str]:
+    before, after = values["reward_before"], values["reward_after"]
+    if not isinstance(before, float) or not isinstance(after, float):
+        return [name, "not public", "not public", "", epsilon]
+    return [name, f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}", epsilon]
+
+
+def is_terminal() -> bool:
+    """Whether a person is likely to be watching."""
+    return sys.stderr.isatty()

@@ -1,0 +1,62 @@
+"""What a user can get wrong, said in two lines: what happened, and what to do.
+
+No text in this family may hold prompt text, a key or any other private value: an error
+is printed, logged and sometimes shown to people who must not see the data.
+"""
+
+
+class FgrpoError(Exception):
+    """An error that a user can act upon.
+
+    Attributes:
+        what: One line that says what happened.
+        fix: One line that says what to do about it.
+        exit_code: The status with which the command line ends.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, fix: str) -> None:
+        """Keep both lines.
+
+        Args:
+            what: One line that says what happened.
+            fix: One line that says what to do about it.
+        """
+        super().__init__(what, fix)
+        self.what = what
+        self.fix = fix
+
+    def __str__(self) -> str:
+        """Both lines, ready to print."""
+        return f"{self.what}\n{self.fix}"
+
+
+class ConfigurationError(FgrpoError):
+    """The configuration says something that cannot be done or must not be done."""
+
+    exit_code = 2
+
+
+class DataError(FgrpoError):
+    """A data set cannot be read, or it lacks what training needs."""
+
+    exit_code = 3
+
+
+class RewardError(FgrpoError):
+    """A reward function cannot be loaded, or it breaks its contract at start-up."""
+
+    exit_code = 3
+
+
+class ModelError(FgrpoError):
+    """A model or an adapter cannot be used."""
+
+    exit_code = 4
+
+
+class StateError(FgrpoError):
+    """A run's folder is not in a state from which it can go on."""
+
+    exit_code = 5

@@ -1,0 +1,114 @@
+"""Adaptive aggregation: how much a client's update counts, by its relative gain.
+
+A client compares the noised mean reward of its draw with its own moving average, and
+turns the gain into a weight. The server never sees a reward: the client scales its own
+update, and the weight's share travels as one exact coordinate of the masked sum, so
+that dividing the two sums is the softmax over clients.
+
+Everything here is computed from the noised statistic alone, and is free
+post-processing of it.
+
+Source: reconstructed from the abstract of FGRPO (arXiv 2606.03094): weights by relative
+performance gain over the client's own historical baseline.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from privacy.plan import WEIGHT_ONE, Plan, Weighting
+
+# Rewards are rescaled to [0, 1]; a baseline below this does not blow a gain up.
+_FLOOR = 0.05
+# Logits are taken inside this margin of 0 and 1.
+_MARGIN = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """What a client remembers of its own past.
+
+    Attributes:
+        mean: moving average of the noised mean reward, in [-1, 1] give or take noise;
+            None before the first round.
+        variance: moving average of the squared surprise, for the z-score.
+    """
+
+    mean: float | None = None
+    variance: float = 0.0
+
+
+def gain(weighting: Weighting, baseline: Baseline, noised_mean: float) -> float:
+    """The client's gain over its own baseline; 0 in the first round.
+
+    Args:
+        weighting: the plan's constants.
+        baseline: before this round.
+        noised_mean: the statistic of this round, centred: -1 is the worst reward and 1
+            the best.
+    """
+    if baseline.mean is None:
+        return 0.0
+    now = (noised_mean + 1) / 2
+    before = (baseline.mean + 1) / 2
+    if weighting.gain == "relative":
+        return (now - before) / max(before, _FLOOR)
+    if weighting.gain == "logit":
+        return _logit(now) - _logit(before)
+    surprise = math.sqrt(baseline.variance)
+    return 0.0 if surprise == 0 else (noised_mean - baseline.mean) / surprise
+
+
+def updated(
+    weighting: Weighting, baseline: Baseline, noised_mean: float, noise_std: float
+) -> Baseline:
+    """The baseline after this round.
+
+    Args:
+        weighting: the plan's constants.
+        baseline: before this round.
+        noised_mean: the statistic of this round.
+        noise_std: its known noise, below which no surprise is believed.
+    """
+    if baseline.mean is None:
+        return Baseline(noised_mean, noise_std**2)
+    decay = float(weighting.baseline_decay)
+    surprise = max((noised_mean - baseline.mean) ** 2, noise_std**2)
+    return Baseline(
+        decay * baseline.mean + (1 - decay) * noised_mean,
+        decay * baseline.variance + (1 - decay) * surprise,
+    )
+
+
+def adaptive_weight(weighting: Weighting, gain_now: float) -> int:
+    """exp(clip(gain) / tau), scaled so that the largest possible weight is 1.
+
+    Returns:
+        An integer k with 0 < k <= 2**16; the weight is k / 2**16.
+
+    Guarantee:
+        The weights of any two gains differ by at most `max_weight_ratio`, and none is
+        above 1.
+    """
+    temperature = float(weighting.temperature)
+    span = math.log(weighting.max_weight_ratio)
+    exponent = max(-span / 2, min(span / 2, gain_now / temperature)) - span / 2
+    return max(1, min(WEIGHT_ONE, math.ceil(WEIGHT_ONE * math.exp(exponent))))
+
+
+def fixed_weight(plan: Plan, name: str) -> int:
+    """The weight of a client under the rules that look at no reward.
+
+    `size` adds units up as they are. `uniform` scales larger clients down until every
+    client's expected batch counts alike.
+    """
+    if plan.weighting.rule == "size":
+        return WEIGHT_ONE
+    smallest = min(client.units for client in plan.clients)
+    return max(1, WEIGHT_ONE * smallest // plan.client(name).units)
+
+
+def _logit(value: float) -> float:
+    inside = max(_MARGIN, min(1 - _MARGIN, value))
+    return math.log(inside / (1 - inside))

@@ -1,0 +1,231 @@
+"""Data sets: rows with a prompt and other columns, and the units they form.
+
+Error texts name the file, the row and the column and never what stands there.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+from datasets import logging
+
+from fgrpo_secure.errors import DataError
+from fgrpo_secure.grpo.packing import Message, Prompt
+
+_FORMATS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+_UNIT_LABEL = b"fgrpo-secure unit v1\0"
+_RESERVED = frozenset({"prompts", "completions"})
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row of a data set.
+
+    Attributes:
+        prompt: Plain text, or a conversation of messages with a role and content.
+        columns: The other columns, for the reward functions.
+    """
+
+    prompt: Prompt
+    columns: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What the guarantee protects: here one distinct prompt.
+
+    Attributes:
+        id: A stable name made of the content, which never leaves its owner.
+        examples: The unit's rows.
+    """
+
+    id: str
+    examples: tuple[Example, ...]
+
+
+def load_examples(
+    source: str, *, required_columns: Sequence[str] = ("prompt",)
+) -> list[Example]:
+    """Read a data set.
+
+    A file is private, so the cache that it is read through is deleted again. A data
+    set of the hub is public and stays in the usual cache.
+
+    Args:
+        source: Path of a JSON, JSONL, CSV or Parquet file, or a name on the Hugging
+            Face hub: "name", "name:split" or "name:configuration:split"; the split is
+            "train" unless given.
+        required_columns: Columns that must be there.
+
+    Returns:
+        The rows in order, at least one.
+
+    Raises:
+        DataError: The source cannot be read, is empty, lacks a column, or holds a
+            prompt of a wrong type.
+    """
+    path = Path(source)
+    if path.suffix in _FORMATS or path.exists():
+        rows = _file_rows(path)
+        name = path.name
+    else:
+        rows = _hub_rows(source)
+        name = source
+    if not rows:
+        raise DataError(f"{name} holds no rows.", "Give a data set with rows.")
+    for column in required_columns:
+        if column not in rows[0]:
+            raise DataError(
+                f"{name} has no column '{column}'.",
+                f"Rename or add it; there are: {', '.join(sorted(rows[0]))}.",
+            )
+    reserved = _RESERVED & rows[0].keys()
+    if reserved:
+        raise DataError(
+            f"{name} has a column '{min(reserved)}', which reward functions receive "
+            "from elsewhere.",
+            "Rename the column.",
+        )
+    return [_example(row, name, number) for number, row in enumerate(rows, 1)]
+
+
+def units(examples: Iterable[Example]) -> dict[str, Unit]:
+    """The units of a data set: one for each distinct prompt, its first row kept.
+
+    Without this a prompt that occurs twice would be two units, and removing the record
+    behind it would change more than the guarantee speaks of.
+
+    Returns:
+        Units by id, in the order of their first rows.
+    """
+    found: dict[str, Unit] = {}
+    for example in examples:
+        name = unit_id(example.prompt)
+        found.setdefault(name, Unit(name, (example,)))
+    return found
+
+
+def unit_id(prompt: Prompt) -> str:
+    """SHA-256 of a prompt in canonical form, 64 hex digits; it stays with its owner."""
+    if isinstance(prompt, str):
+        form: list[object] = ["plain", prompt]
+    else:
+        form = ["chat", [[message["role"], message["content"]] for message in prompt]]
+    data = json.dumps(form, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(_UNIT_LABEL + data.encode("ascii")).hexdigest()
+
+
+def _file_rows(path: Path) -> list[dict[str, object]]:
+    kind = _FORMATS.get(path.suffix)
+    if kind is None:
+        raise DataError(
+            f"{path.name} is of no known kind.",
+            f"Use one of: {', '.join(sorted(_FORMATS))}.",
+        )
+    if not path.is_file():
+        raise DataError(
+            f"There is no file {path}.",
+            "Check the path; relative ones resolve from the configuration file.",
+        )
+    if not path.stat().st_size:
+        raise DataError(f"{path.name} is empty.", "Give a data set with rows.")
+    # A prompt of digits is text all the same.
+    options = {"converters": {"prompt": str}} if kind == "csv" else {}
+    with tempfile.TemporaryDirectory(prefix="fgrpo-") as cache, _quiet():
+        try:
+            return datasets.load_dataset(
+                kind,
+                data_files=str(path),
+                split="train",
+                cache_dir=cache,
+                keep_in_memory=True,
+                **options,
+            ).to_list()
+        # The libraries below raise many types and quote the data in their messages.
+        except Exception:
+            raise DataError(
+                f"{path.name} cannot be read as {kind}{_first_bad_line(path)}.",
+                "Check its encoding (UTF-8) and that every row has the same columns "
+                "with the same types.",
+            ) from None
+
+
+def _hub_rows(source: str) -> list[dict[str, object]]:
+    name, *rest = source.split(":")
+    split = rest[-1] if rest else "train"
+    configuration = rest[0] if len(rest) > 1 else None
+    with _quiet():
+        try:
+            return datasets.load_dataset(name, configuration, split=split).to_list()
+        except Exception as error:
+            raise DataError(
+                f"The data set {source} cannot be loaded ({type(error).__name__}).",
+                "Check the name and the network, or give a path ending in .json, "
+                ".jsonl, .csv or .parquet.",
+            ) from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The library's progress bars and log off, and back as they were.
+
+    Its log quotes what a file holds where it cannot be parsed.
+    """
+    were_on, level = datasets.is_progress_bar_enabled(), logging.get_verbosity()
+    datasets.disable_progress_bars()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if were_on:
+            datasets.enable_progress_bars()
+
+
+def _first_bad_line(path: Path) -> str:
+    """Where a JSON Lines file is malformed, if that is what is wrong."""
+    if path.suffix != ".jsonl":
+        return ""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line) if line.strip() else {}
+            except ValueError:
+                return f": line {number} is not JSON"
+            if not isinstance(row, dict):
+                return f": line {number} is not an object"
+    return ""
+
+
+def _example(row: Mapping[str, object], name: str, number: int) -> Example:
+    prompt = row.get("prompt")
+    columns = {key: value for key, value in row.items() if key != "prompt"}
+    if isinstance(prompt, str):
+        return Example(prompt, columns)
+    if isinstance(prompt, list) and prompt:
+        return Example(
+            tuple(_message(message, name, number) for message in prompt), columns
+        )
+    raise DataError(
+        f"{name}, row {number}: the prompt is neither text nor a list of messages.",
+        'Give text, or messages such as {"role": "user", "content": "..."}.',
+    )
+
+
+def _message(message: object, name: str, number: int) -> Message:
+    if isinstance(message, dict):
+        present = {key: value for key, value in message.items() if value is not None}
+        if present.keys() == {"role", "content"} and all(
+            isinstance(value, str) for value in present.values()
+        ):
+            return present
+    raise DataError(
+        f"{name}, row {number}: a message of the prompt is not a role and content of "
+        "text.",
+        'Write each message as {"role": "user", "content": "..."} and nothing else.',
+    )

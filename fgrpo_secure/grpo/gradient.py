@@ -1,0 +1,270 @@
+"""One flat gradient per privacy unit, by Opacus's per-sample gradients.
+
+The only module that knows of Opacus. Its hooks exist while a micro-batch is computed
+and at no other time, so generation and saving never meet them.
+"""
+
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from opacus.grad_sample import GradSampleModule
+from torch import Tensor, nn
+
+from fgrpo_secure.errors import ModelError
+from fgrpo_secure.grpo.adapter import adapter_off, trainable_tensors
+from fgrpo_secure.grpo.loss import LossSettings, group_loss
+from fgrpo_secure.grpo.packing import (
+    Group,
+    completion_logps,
+    group_inputs,
+    left_padded,
+    microbatches,
+    padded_width,
+)
+from fgrpo_secure.grpo.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredGroup:
+    """A group and what its completions were worth.
+
+    Attributes:
+        group: The completions.
+        advantages: shape (G,), float64, see `loss.group_advantages`.
+    """
+
+    group: Group
+    advantages: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class GradientSettings:
+    """How gradients are computed.
+
+    Attributes:
+        loss: The loss of one group.
+        temperature: The one that generated.
+        microbatch_units: Groups in a forward and backward pass.
+    """
+
+    loss: LossSettings
+    temperature: float = 1.0
+    microbatch_units: int = 1
+
+
+class UnitGradients:
+    """Computes the gradient of every unit's loss by itself."""
+
+    def __init__(self, policy: Policy, settings: GradientSettings) -> None:
+        """Keep what to differentiate.
+
+        Args:
+            policy: The policy that generated and learns.
+            settings: Loss, temperature and micro-batch.
+        """
+        self._policy = policy
+        self._settings = settings
+        self._dimension = sum(p.numel() for p in trainable_tensors(policy.model))
+
+    def compute(
+        self, units: Sequence[Sequence[ScoredGroup]]
+    ) -> Iterator[NDArray[np.float32]]:
+        """One gradient for each unit, in order.
+
+        A gradient may hold NaN or infinity: what is done about it is the caller's part,
+        and raising would let one record decide whether the round goes on.
+
+        Args:
+            units: U units, each with the groups of its prompts.
+
+        Yields:
+            Shape (d,), float32, in the order of `adapter.trainable_names`: the sum of
+            the gradients of the unit's groups.
+
+        Guarantee:
+            A unit's gradient is unchanged, bit for bit, when other units change (even
+            to NaN), come, go or move, where `locality.verify_locality` passes. Nothing
+            is clipped or summed below the unit: a unit's completions count as one.
+        """
+        places = [(index, item) for index, unit in enumerate(units) for item in unit]
+        # A gradient of exact zeros needs no pass: without a KL term every token's loss
+        # has the factor zero.
+        if self._settings.loss.kl_coefficient == 0:
+            places = [place for place in places if place[1].advantages.any()]
+        waiting = Counter(index for index, _ in places)
+        parts: dict[int, dict[int, NDArray[np.float32]]] = defaultdict(dict)
+        following = 0
+        for chosen, vectors in self._microbatches([item for _, item in places]):
+            for number, vector in zip(chosen, vectors, strict=True):
+                index = places[number][0]
+                parts[index][number] = vector
+                waiting[index] -= 1
+            while following < len(units) and waiting[following] == 0:
+                yield self._sum(parts.pop(following, {}))
+                following += 1
+        for _ in range(following, len(units)):
+            yield self._sum({})
+
+    def _sum(self, parts: Mapping[int, NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Add a unit's groups in the unit's own order, not in that of their arrival."""
+        total = np.zeros(self._dimension, dtype=np.float32)
+        for number in sorted(parts):
+            total += parts[number]
+        return total
+
+    def _microbatches(
+        self, items: Sequence[ScoredGroup]
+    ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+        """Numbers of groups and their gradients, shape (len(numbers), d)."""
+        limit = self._settings.loss.max_tokens
+        shapes = [
+            (
+                item.group.prompt_ids.shape[0],
+                item.group.completion_ids.shape[0],
+                padded_width(int(item.group.completion_mask.sum(-1).max()), limit),
+            )
+            for item in items
+        ]
+        for (_, _, tokens), chosen in microbatches(
+            shapes, self._settings.microbatch_units
+        ):
+            yield chosen, self._gradients([items[i] for i in chosen], tokens)
+
+    def _gradients(
+        self, items: Sequence[ScoredGroup], tokens: int
+    ) -> NDArray[np.float32]:
+        """Gradients of at most one micro-batch of groups of one shape."""
+        policy, settings = self._policy, self._settings
+        batch = _stacked(items, tokens, settings.microbatch_units, policy)
+        width = batch.prompt_ids.shape[1]
+        dtype = policy.mask_dtype(width + settings.loss.max_tokens)
+        reference = None
+        if settings.loss.kl_coefficient > 0:
+            with adapter_off(policy.model), torch.no_grad():
+                reference = self._logps(batch, dtype)
+        with _per_sample(policy) as tensors:
+            logps = self._logps(batch, dtype)
+            # One step is taken with the weights that generated, so the behaviour's
+            # log-probabilities are the policy's own. `vmap` keeps the groups apart.
+            losses = torch.vmap(
+                partial(group_loss, settings=settings.loss),
+                in_dims=(0, 0, 0, 0, None if reference is None else 0),
+            )(logps, logps.detach(), batch.mask, batch.advantages, reference)
+            with warnings.catch_warnings():
+                # Nothing below the lowest trained layer needs a gradient, which torch
+                # points out to the hooks of that layer.
+                warnings.filterwarnings("ignore", "Full backward hook is firing")
+                losses.sum().backward()
+            flat = [
+                _grad_sample(tensor).reshape(len(batch.mask), -1, tensor.numel()).sum(1)
+                for tensor in tensors
+            ]
+            return torch.cat(flat, 1)[: len(items)].float().cpu().numpy()
+
+    def _logps(self, batch: "_Batch", dtype: torch.dtype | None) -> Tensor:
+        size, tokens = batch.ids.shape[1:]
+        inputs = group_inputs(
+            batch.prompt_ids, batch.prompt_mask, batch.ids, batch.mask, dtype
+        )
+        keep = 1 + (tokens if dtype is None else size * tokens)
+        logits, _ = self._policy.forward(inputs, keep)
+        return completion_logps(
+            logits, batch.ids, self._settings.temperature, packed=dtype is not None
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Stacked groups; B slots, of which the last may be dummies."""
+
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    ids: Tensor
+    mask: Tensor
+    advantages: Tensor
+
+
+def _stacked(
+    items: Sequence[ScoredGroup], tokens: int, slots: int, policy: Policy
+) -> _Batch:
+    """Groups of one shape as tensors, with dummies in the slots that are left."""
+    first = items[0].group
+    width, size = first.prompt_ids.shape[0], first.completion_ids.shape[0]
+    empty = slots - len(items)
+    prompt_ids, prompt_mask = left_padded([], width, empty, policy.pad_id)
+    groups = [item.group for item in items]
+    ids = torch.full((empty, size, tokens), policy.pad_id, dtype=torch.int64)
+    advantages = np.zeros((slots, size), dtype=np.float32)
+    advantages[: len(items)] = [item.advantages for item in items]
+    return _Batch(
+        *(
+            tensor.to(policy.device)
+            for tensor in (
+                torch.cat([torch.stack([g.prompt_ids for g in groups]), prompt_ids]),
+                torch.cat([torch.stack([g.prompt_mask for g in groups]), prompt_mask]),
+                torch.cat(
+                    [torch.stack([g.completion_ids[:, :tokens] for g in groups]), ids]
+                ),
+                torch.cat(
+                    [
+                        torch.stack([g.completion_mask[:, :tokens] for g in groups]),
+                        torch.zeros_like(ids, dtype=torch.bool),
+                    ]
+                ),
+                torch.from_numpy(advantages),
+            )
+        )
+    )
+
+
+@contextmanager
+def _per_sample(policy: Policy) -> Iterator[tuple[nn.Parameter, ...]]:
+    """Put Opacus's hooks on the trained layers for one forward and backward pass.
+
+    The hooks act in training mode only, so the trained layers are switched to it by
+    themselves; all others stay in evaluation mode, without dropout.
+    """
+    tensors = trainable_tensors(policy.model)
+    hooked = GradSampleModule(policy.network, strict=False, loss_reduction="sum")
+    layers = [
+        module
+        for module in policy.network.modules()
+        if any(p.requires_grad for p in module.parameters(recurse=False))
+    ]
+    try:
+        for layer in layers:
+            layer.training = True
+        yield tensors
+    finally:
+        for layer in layers:
+            layer.training = False
+            # Activations of a pass that was cut short must not meet the next one.
+            vars(layer).pop("activations", None)
+            vars(layer).pop("max_batch_len", None)
+        hooked.to_standard_module()
+        for tensor in tensors:
+            tensor.grad = None
+
+
+def _grad_sample(tensor: nn.Parameter) -> Tensor:
+    """What Opacus left for a tensor.
+
+    Raises:
+        ModelError: It left nothing. Training on would spend epsilon on a tensor that
+            never changes.
+    """
+    found = getattr(tensor, "grad_sample", None)
+    if not isinstance(found, Tensor):
+        raise ModelError(
+            "A trained tensor of the adapter got no gradient.",
+            "Leave layers that the model's forward pass does not use out of "
+            "target_modules.",
+        )
+    return found

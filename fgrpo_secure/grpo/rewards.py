@@ -1,0 +1,302 @@
+"""Reward functions with TRL's signature, and what may go wrong with them.
+
+At start-up a function that breaks its contract is an error that names it. After the
+draw nothing a function does may raise: which records make it fail is private, so a
+failure becomes a missing reward, and the round goes on.
+"""
+
+import asyncio
+import importlib
+import importlib.util
+import inspect
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fgrpo_secure.errors import ConfigurationError, RewardError
+from fgrpo_secure.grpo.packing import Prompt
+
+_CONTRACT = (
+    "Return one number or None for each completion: "
+    "f(prompts, completions, **columns) -> list[float | None]."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RewardSpec:
+    """How a configuration names a reward.
+
+    Attributes:
+        target: "module:function" or "file.py:function".
+        low: Public lower end of its values; what is below counts as this.
+        high: Public upper end.
+        weight: Its weight in the sum.
+    """
+
+    target: str
+    low: float
+    high: float
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """A loaded reward function.
+
+    Attributes:
+        spec: Where it came from, its range and its weight.
+        function: The function itself, sync or async.
+        takes: Names of the arguments that it takes, or None if it takes any.
+    """
+
+    spec: RewardSpec
+    function: Callable[..., Any]
+    takes: frozenset[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class RewardSet:
+    """Several rewards and their weighted sum.
+
+    Attributes:
+        rewards: At least one.
+    """
+
+    rewards: tuple[Reward, ...]
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The public range of the weighted sum."""
+        ends = [
+            sorted((r.spec.weight * r.spec.low, r.spec.weight * r.spec.high))
+            for r in self.rewards
+        ]
+        return sum(low for low, _ in ends), sum(high for _, high in ends)
+
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[str],
+        columns: Mapping[str, Sequence[object]],
+    ) -> NDArray[np.float64]:
+        """Score one unit's completions; call it once for each unit, after the draw.
+
+        A function sees the rows of one unit only, so it cannot compare units.
+
+        Args:
+            prompts: N prompts.
+            completions: N texts.
+            columns: The data set's other columns, N values each.
+
+        Returns:
+            Shape (N,), float64: the weighted sum of the clipped rewards, NaN where a
+            function gave no finite number for that row, or failed.
+
+        Guarantee:
+            No exception of a reward function leaves this method.
+        """
+        total = np.zeros(len(completions))
+        for reward in self.rewards:
+            try:
+                values = _checked(
+                    _call(reward, prompts, completions, columns), len(completions)
+                )
+            except KeyboardInterrupt:
+                raise
+            # Also an exit or a cancellation that the function asks for: a process that
+            # ends because of one record would tell of that record.
+            except BaseException:
+                values = np.full(len(completions), np.nan)
+            values[~np.isfinite(values)] = np.nan
+            total += reward.spec.weight * values.clip(reward.spec.low, reward.spec.high)
+        return total
+
+    def check(
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[str],
+        columns: Mapping[str, Sequence[object]],
+    ) -> None:
+        """Try every function once, at start-up.
+
+        Raises:
+            RewardError: A function raises, or returns the wrong length or type. The
+                message names the function and holds nothing of the rows.
+        """
+        for reward in self.rewards:
+            name = reward.spec.target
+            try:
+                values = _call(reward, prompts, completions, columns)
+            except Exception as error:
+                raise RewardError(
+                    f"The reward {name} raised {type(error).__name__} when it was "
+                    "tried.",
+                    f"Run it by itself on a row of the data. {_CONTRACT}",
+                ) from None
+            if not isinstance(values, list | tuple | np.ndarray):
+                raise RewardError(
+                    f"The reward {name} returned {type(values).__name__} instead of a "
+                    "list.",
+                    _CONTRACT,
+                )
+            if len(values) != len(completions):
+                raise RewardError(
+                    f"The reward {name} returned {len(values)} values for "
+                    f"{len(completions)} completions.",
+                    _CONTRACT,
+                )
+            for value in values:
+                if value is not None and not _is_number(value):
+                    raise RewardError(
+                        f"The reward {name} returned a {type(value).__name__} among "
+                        "its values.",
+                        _CONTRACT,
+                    )
+
+    def centred(self, rewards: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Rewards moved from their public range to [-1, 1]; a missing one is 0.
+
+        Args:
+            rewards: Any shape, as `score` gives them.
+
+        Returns:
+            The same shape, in [-1, 1].
+        """
+        low, high = self.range
+        scaled = (2 * rewards - low - high) / (high - low)
+        return np.nan_to_num(scaled, nan=0.0).clip(-1.0, 1.0)
+
+
+def load_rewards(specs: Sequence[RewardSpec], directory: Path) -> RewardSet:
+    """Import reward functions.
+
+    Args:
+        specs: At least one.
+        directory: What relative file names resolve from.
+
+    Raises:
+        ConfigurationError: A range or a weight means nothing.
+        RewardError: A module or function cannot be found or imported.
+    """
+    if not specs:
+        raise ConfigurationError(
+            "A client has no reward.", "Name at least one as module:function."
+        )
+    for spec in specs:
+        numbers = (spec.low, spec.high, spec.weight)
+        if not all(map(math.isfinite, numbers)) or spec.low >= spec.high:
+            raise ConfigurationError(
+                f"The reward {spec.target} has the range {spec.low} to {spec.high} and "
+                f"the weight {spec.weight}.",
+                "Give finite numbers, the lower end below the upper one.",
+            )
+    loaded = RewardSet(tuple(_load(spec, directory) for spec in specs))
+    low, high = loaded.range
+    if low >= high:
+        raise ConfigurationError(
+            "All rewards of a client have the weight 0.", "Give one of them a weight."
+        )
+    return loaded
+
+
+def _load(spec: RewardSpec, directory: Path) -> Reward:
+    place, separator, name = spec.target.rpartition(":")
+    if not separator or not place or not name:
+        raise RewardError(
+            f"'{spec.target}' does not name a reward.",
+            "Write module:function or file.py:function.",
+        )
+    module = _module(spec.target, place, directory)
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise RewardError(
+            f"{place} has no function {name}.",
+            "Check the spelling of the reward.",
+        )
+    return Reward(spec, function, _takes(function))
+
+
+def _module(target: str, place: str, directory: Path) -> ModuleType:
+    file = directory / place
+    try:
+        if not place.endswith(".py"):
+            return importlib.import_module(place)
+        if not file.is_file():
+            raise RewardError(
+                f"There is no file {file} for the reward {target}.",
+                "Paths resolve from the directory of the configuration file.",
+            )
+        name = f"fgrpo_reward_{file.stem}"
+        found = importlib.util.spec_from_file_location(name, file)
+        if found is None or found.loader is None:
+            raise ImportError(name)
+        module = importlib.util.module_from_spec(found)
+        # Data classes and type hints of the file look their own module up here.
+        sys.modules[name] = module
+        found.loader.exec_module(module)
+    except RewardError:
+        raise
+    except Exception as error:
+        raise RewardError(
+            f"The module of the reward {target} cannot be imported "
+            f"({type(error).__name__}: {error}).",
+            "Install it, or give a path to a file: file.py:function.",
+        ) from error
+    return module
+
+
+def _takes(function: Callable[..., Any]) -> frozenset[str] | None:
+    parameters = inspect.signature(function).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return frozenset(p.name for p in parameters)
+
+
+def _call(
+    reward: Reward,
+    prompts: Sequence[Prompt],
+    completions: Sequence[str],
+    columns: Mapping[str, Sequence[object]],
+) -> Any:  # noqa: ANN401
+    """Call a function as TRL does, on lists of its own."""
+    spoken = bool(prompts) and not isinstance(prompts[0], str)
+    arguments: dict[str, list[Any]] = {
+        name: list(values) for name, values in columns.items()
+    }
+    arguments["prompts"] = [
+        p if isinstance(p, str) else [dict(message) for message in p] for p in prompts
+    ]
+    arguments["completions"] = [
+        [{"role": "assistant", "content": text}] if spoken else text
+        for text in completions
+    ]
+    if reward.takes is not None:
+        arguments = {name: arguments[name] for name in arguments.keys() & reward.takes}
+    result = reward.function(**arguments)
+    if inspect.isawaitable(result):
+        return asyncio.run(_finished(result))
+    return result
+
+
+async def _finished(awaitable: Any) -> Any:  # noqa: ANN401
+    return await awaitable
+
+
+def _checked(values: Any, count: int) -> NDArray[np.float64]:  # noqa: ANN401
+    """Values as float64, NaN for what is no number; all NaN if the length is wrong."""
+    if not isinstance(values, list | tuple | np.ndarray) or len(values) != count:
+        return np.full(count, np.nan)
+    return np.array([float(v) if _is_number(v) else np.nan for v in values])
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.number | np.bool_) and not isinstance(
+        value, complex | np.complexfloating
+    )

@@ -1,0 +1,377 @@
+"""A whole run on one machine, from a configuration to a summary.
+
+The folder of a run is all its state: a run that was interrupted goes on from it, and
+one that is finished is never touched again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Protocol
+
+from fgrpo_secure.checkpoint import Checkpoint, write_checkpoint
+from fgrpo_secure.config import RunConfig
+from fgrpo_secure.errors import StateError
+from fgrpo_secure.grpo import adapter
+from fgrpo_secure.grpo.policy import Policy
+from fgrpo_secure.registration import register
+from fgrpo_secure.runtime.local import LocalExchange
+from fgrpo_secure.secrets import identity_key, private_directory, write_atomically
+from fgrpo_secure.server import Server
+from fgrpo_secure.server_optimizer import OptimizerState
+from fgrpo_secure.site import HANDLE_BYTES, SOFTWARE, RunFolder
+from fgrpo_secure.task import load_run_policy, public_size
+from privacy.contribution import registered_event
+from privacy.crypto import SigningKey
+from privacy.ledger import (
+    SERVER,
+    Ledger,
+    Role,
+    ServerOpened,
+    Spend,
+    claimed_epsilon,
+    read_key_file,
+    spend_of,
+    verify_ledger,
+    write_key_file,
+)
+from privacy.plan import Plan
+from privacy.randomness import system_entropy
+from privacy.wire import canonical_json
+
+_BEFORE = "before.json"
+
+
+class Watcher(Protocol):
+    """Whoever shows a run to a person."""
+
+    def say(self, text: str) -> None:
+        """Say one line."""
+        ...
+
+    def progress(self, label: str, done: int, total: int) -> None:
+        """Show how far something is."""
+        ...
+
+    def round_done(
+        self, number: int, rounds: int, outcome: str, spent: float, target: float
+    ) -> None:
+        """Show the end of a round."""
+        ...
+
+    @contextmanager
+    def running(self, rounds: int, done: int) -> Iterator[None]:
+        """Show progress while the block runs."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A finished run.
+
+    Attributes:
+        summary: what `summary.json` holds.
+        samples: client, prompt, answer before and answer after, of public prompts.
+    """
+
+    summary: dict[str, Any]
+    samples: tuple[tuple[str, str, str, str], ...]
+
+
+def make_plan(config: RunConfig) -> tuple[Plan, Policy]:
+    """Register the plan of a configuration; nothing runs and nothing is spent.
+
+    Raises:
+        FgrpoError, PrivacyError: what is wrong with it.
+    """
+    sizes = {client.name: public_size(config, client) for client in config.client}
+    policy = load_run_policy(config)
+    dimension = adapter.read_vector(policy.model).size
+    return register(config, sizes, dimension), policy
+
+
+def default_folder(name: str) -> Path:
+    """`runs/<config>-<UTC>`, new."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    return Path("runs") / f"{name}-{stamp}"
+
+
+def run(config: RunConfig, root: Path, watcher: Watcher) -> Finished:
+    """Run to the end, or go on with a run that was interrupted.
+
+    Args:
+        config: the configuration.
+        root: the run's folder; made if missing.
+        watcher: who shows it.
+
+    Raises:
+        StateError: the folder holds a finished run, or one of another plan.
+        FgrpoError, PrivacyError: what went wrong; the folder can be resumed.
+    """
+    started = time.monotonic()
+    _check_folder(root)
+    watcher.say("Registering the plan: sizes, model, noise for the target epsilon ...")
+    plan, policy = make_plan(config)
+    resumed = _prepare(root, config, plan)
+    folder = RunFolder.of(root, config)
+    private = private_directory(root / SERVER)
+    key = identity_key(private)
+    watcher.say(
+        f"plan {plan.digest[:16]}: epsilon {plan.epsilon} at delta {plan.delta} over "
+        f"{plan.rounds} rounds; {root}"
+    )
+    ledger = _open_ledger(folder, plan, private, policy, key)
+    handle = ledger.history.run
+    with (
+        ledger,
+        LocalExchange(
+            root,
+            [client.name for client in plan.clients],
+            handle,
+            workers=config.machine.workers,
+            on_progress=watcher.progress,
+            on_silence=lambda name, why: watcher.say(f"client {name}: {why}"),
+        ) as exchange,
+    ):
+        exchange.wait_ready()
+        server = Server(
+            plan=plan,
+            policy=policy,
+            settings=config.server,
+            folder=private,
+            ledger=ledger,
+            key=key,
+            roster=folder.roster(plan),
+            deadline=config.machine.deadline_seconds,
+        )
+        done = server.recover()
+        if resumed:
+            watcher.say(f"Going on after round {done} of {plan.rounds}.")
+        job = _Job(config, plan, folder, exchange, watcher)
+        try:
+            before = job.before(private / _BEFORE, server.adapter)
+            job.rounds(server, done)
+            after = job.evaluate(server.adapter)
+            adapter.save_pretrained(server.model_with_adapter(), root / "adapter")
+            survivors = server.last_survivors
+            server.close()
+            job.close()
+        finally:
+            job.copy_ledgers()
+        summary = job.summary(before, after, ledger, survivors)
+        summary["seconds"] = round(time.monotonic() - started, 1)
+        text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+        write_atomically(root / "summary.json", text.encode())
+    return Finished(summary, _samples(before, after))
+
+
+class _Job:
+    """The steps of a run that talk to all clients."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        plan: Plan,
+        folder: RunFolder,
+        exchange: LocalExchange,
+        watcher: Watcher,
+    ) -> None:
+        self._config = config
+        self._plan = plan
+        self._folder = folder
+        self._exchange = exchange
+        self._watcher = watcher
+        self._names = [client.name for client in plan.clients]
+
+    def evaluate(self, adapter_bytes: bytes) -> dict[str, Any]:
+        """Scores of the public evaluation sets, by client."""
+        public = [
+            client.name
+            for client in self._config.client
+            if client.eval_public and client.eval_data is not None
+        ]
+        answers = self._exchange.exchange(
+            "evaluate",
+            dict.fromkeys(public, adapter_bytes),
+            self._config.machine.deadline_seconds,
+        )
+        return {name: json.loads(answer) for name, answer in answers.items()}
+
+    def before(self, path: Path, adapter_bytes: bytes) -> dict[str, Any]:
+        """Scores of the untrained adapter, kept for a run that is resumed."""
+        if path.exists():
+            kept: dict[str, Any] = json.loads(path.read_text("utf-8"))
+            return kept
+        scores = self.evaluate(adapter_bytes)
+        write_atomically(path, json.dumps(scores).encode())
+        return scores
+
+    def rounds(self, server: Server, done: int) -> None:
+        """Run the rounds that are left."""
+        plan, target = self._plan, float(self._plan.epsilon)
+        with self._watcher.running(plan.rounds, done):
+            for number in range(done + 1, plan.rounds + 1):
+                outcome = server.run_round(self._exchange, number)
+                spent = float(claimed_epsilon(self._cost(number)))
+                self._watcher.round_done(number, plan.rounds, outcome, spent, target)
+
+    def _cost(self, charges: int) -> Spend:
+        """What a client has spent that was charged this many rounds."""
+        event = registered_event(self._plan)
+        return spend_of(
+            ((event, charges),), Decimal(self._plan.delta), self._plan.rounds
+        )
+
+    def close(self) -> None:
+        """Have every client close its ledger."""
+        self._exchange.exchange(
+            "close",
+            dict.fromkeys(self._names, b""),
+            self._config.machine.deadline_seconds,
+        )
+
+    def copy_ledgers(self) -> None:
+        """Bring ledgers that are kept elsewhere into the run's folder."""
+        for name in self._names:
+            own, here = self._folder.own_ledger(name), self._folder.ledger(name)
+            if own != here and own.exists():
+                shutil.copyfile(own, here)
+
+    def summary(
+        self,
+        before: Mapping[str, Any],
+        after: Mapping[str, Any],
+        ledger: Ledger,
+        survivors: tuple[str, ...],
+    ) -> dict[str, Any]:
+        """What `summary.json` holds; epsilon comes from the clients' ledgers."""
+        history = ledger.history
+        clients = []
+        for name in self._names:
+            spend = _claimed(self._folder, name, ledger.history.run)
+            clients.append(
+                {
+                    "name": name,
+                    "reward_before": before.get(name, {}).get("mean"),
+                    "reward_after": after.get(name, {}).get("mean"),
+                    "epsilon": float(spend),
+                }
+            )
+        return {
+            "epsilon": max(client["epsilon"] for client in clients),
+            "delta": float(self._plan.delta),
+            "target_epsilon": float(self._plan.epsilon),
+            "plan_digest": self._plan.digest,
+            "rounds_completed": history.published,
+            "rounds_aborted": history.aborted,
+            "survivors": list(survivors),
+            "clients": clients,
+            "reward_before": _mean(clients, "reward_before"),
+            "reward_after": _mean(clients, "reward_after"),
+        }
+
+
+def _mean(clients: list[dict[str, Any]], key: str) -> float | None:
+    values = [client[key] for client in clients]
+    if any(value is None for value in values):
+        return None
+    return float(sum(values) / len(values))
+
+
+def _claimed(folder: RunFolder, name: str, run_handle: bytes) -> Decimal:
+    """What a client has spent in this run, by its own ledger, verified."""
+    ledger = verify_ledger(
+        folder.ledger(name), key=read_key_file(folder.key(name)), closed=False
+    )
+    own = next(part for part in ledger.runs if part.opened.run == run_handle)
+    return claimed_epsilon(own.history.totals()[0])
+
+
+def _samples(
+    before: Mapping[str, Any], after: Mapping[str, Any]
+) -> tuple[tuple[str, str, str, str], ...]:
+    rows = []
+    for name in sorted(before.keys() & after.keys()):
+        pairs = zip(before[name]["samples"], after[name]["samples"], strict=True)
+        for old, new in pairs:
+            rows.append((name, old["prompt"], old["completion"], new["completion"]))
+    return tuple(rows)
+
+
+def _check_folder(root: Path) -> None:
+    if (root / "summary.json").exists():
+        raise StateError(
+            f"{root} holds a finished run.",
+            "Choose another --output, or leave it out to get a new folder.",
+        )
+    if root.exists() and any(root.iterdir()) and not (root / "plan.json").exists():
+        raise StateError(
+            f"{root} is not empty and is not a run.",
+            "Choose another --output: nothing is written over other files.",
+        )
+
+
+def _prepare(root: Path, config: RunConfig, plan: Plan) -> bool:
+    """Write what identifies the run; returns whether it was there already.
+
+    Raises:
+        StateError: the folder holds a run of another plan.
+    """
+    path = root / "plan.json"
+    if path.exists():
+        if path.read_bytes() != canonical_json(plan.to_json()):
+            raise StateError(
+                f"{root} holds an unfinished run of another plan.",
+                "Resume it with its own configuration, or choose another --output.",
+            )
+        resumed = True
+    else:
+        root.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, canonical_json(plan.to_json()))
+        resumed = False
+    for name in ("ledger", "keys"):
+        (root / name).mkdir(exist_ok=True)
+    write_atomically(root / "config.toml", config.to_toml().encode())
+    folder = RunFolder.of(root, config)
+    private_directory(folder.store)
+    parties = {client.name: folder.private(client.name) for client in plan.clients}
+    parties[SERVER] = root / SERVER
+    for name, private in parties.items():
+        own = identity_key(private).verify_key
+        if not folder.key(name).exists():
+            write_key_file(folder.key(name), own)
+        elif read_key_file(folder.key(name)) != own:
+            raise StateError(
+                f"The identity key of {name} is not the one that {root} pins.",
+                "Restore its private folder; a run cannot change identities.",
+            )
+    return resumed
+
+
+def _open_ledger(
+    folder: RunFolder, plan: Plan, private: Path, policy: Policy, key: SigningKey
+) -> Ledger:
+    """The server's ledger, with the run opened in it."""
+    ledger = Ledger.open(folder.ledger(SERVER), key, party=SERVER, role=Role.SERVER)
+    if ledger.history.opened is None:
+        fresh = OptimizerState.fresh(plan.dimension)
+        start = Checkpoint(adapter.to_bytes(policy.model), fresh)
+        write_checkpoint(private, None, start)
+        ledger.append(
+            ServerOpened(
+                run=system_entropy(HANDLE_BYTES),
+                software=SOFTWARE,
+                plan=plan.to_json(),
+                plan_digest=plan.digest_bytes,
+                roster={who: k.raw for who, k in folder.roster(plan).items()},
+            )
+        )
+    return ledger

@@ -1,0 +1,22 @@
+"""What a client notes about its own rounds, for its own eyes.
+
+These numbers depend on private data and are not noised. They stay in the client's
+private folder; nothing else reads them, and no published file is made from them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from fgrpo_secure.secrets import PRIVATE_FILE_MODE
+
+
+def note(path: Path, values: Mapping[str, float | int | str]) -> None:
+    """Append one line of local-only numbers."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    descriptor = os.open(path, flags, PRIVATE_FILE_MODE)
+    with os.fdopen(descriptor, "a", encoding="utf-8") as handle:
+        handle.write(json.dumps(dict(values)) + "\n")

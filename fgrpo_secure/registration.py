@@ -1,0 +1,139 @@
+"""From a configuration to the registered plan: sizes in, noise out.
+
+The target (epsilon, delta) is stated and the noise is derived. Everything that changes
+what is learnt goes into the recipe's digest, so that parties which would learn
+differently cannot finish a round together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+
+from fgrpo_secure.config import RunConfig
+from privacy.calibration import calibrate
+from privacy.plan import ClientTerms, Plan, Weighting, check_cohort
+from privacy.wire import Json, canonical_json
+
+# Grid steps of a clipped gradient: rounding costs 4e-5 of its norm, and no sum of up to
+# 64,000 units wraps 32 bits.
+NORM_BOUND = 2**15
+MODULUS_BITS = 32
+
+
+def register(config: RunConfig, sizes: Mapping[str, int], dimension: int) -> Plan:
+    """Make the plan of a run, its noise calibrated to the target.
+
+    Args:
+        config: the run's configuration.
+        sizes: public number of units of each client.
+        dimension: trained numbers of the adapter.
+
+    Returns:
+        The plan; equal inputs give equal digests on every machine.
+
+    Raises:
+        PlanMismatchError: the terms cannot carry a guarantee.
+        RefusalError: no noise meets the target.
+    """
+    privacy, federation = config.privacy, config.federation
+    check_cohort(
+        [client.name for client in config.client],
+        min_survivors=federation.min_survivors,
+        colluders=federation.colluders,
+    )
+    weighting = Weighting(
+        rule=config.aggregation.rule,
+        gain=config.aggregation.gain,
+        temperature=Fraction(config.aggregation.temperature),
+        baseline_decay=Fraction(config.aggregation.baseline_decay),
+        max_weight_ratio=Fraction(config.aggregation.max_weight_ratio),
+    )
+    noise = calibrate(
+        epsilon=float(privacy.epsilon),
+        delta=float(privacy.delta),
+        sampling_rate=Fraction(privacy.sampling_rate),
+        rounds=privacy.rounds,
+        norm_bound=NORM_BOUND,
+        statistic_multiplier=(
+            Fraction(privacy.statistic_multiplier)
+            if weighting.needs_statistic
+            else None
+        ),
+    )
+    return Plan(
+        unit=privacy.unit,
+        max_prompts_per_unit=1,
+        trust=privacy.trust,
+        epsilon=_decimal(privacy.epsilon),
+        delta=_decimal(privacy.delta),
+        rounds=privacy.rounds,
+        sampling_rate=Fraction(privacy.sampling_rate),
+        inner_steps=1,
+        clip_norm=Fraction(privacy.clip_norm),
+        norm_bound=NORM_BOUND,
+        noise_variance=noise.total_variance,
+        statistic_norm_bound=noise.statistic_norm_bound,
+        statistic_variance=noise.statistic_variance,
+        modulus_bits=MODULUS_BITS,
+        dimension=dimension,
+        min_survivors=federation.min_survivors,
+        colluders=federation.colluders,
+        clients=tuple(
+            ClientTerms(client.name, sizes[client.name]) for client in config.client
+        ),
+        weighting=weighting,
+        recipe=recipe_digest(config),
+    )
+
+
+def recipe_digest(config: RunConfig) -> str:
+    """Hex SHA-256 of everything that decides what is learnt, data aside."""
+    recipe: dict[str, Json] = {
+        "base": base_fingerprint(config.model.base),
+        "model": _texts(config.model.model_dump(exclude={"base"})),
+        "grpo": _texts(config.grpo.model_dump()),
+        "server": _texts(config.server.model_dump()),
+        "rewards": {
+            client.name: {
+                "functions": [spec.rpartition(":")[2] for spec in client.reward],
+                "ranges": _texts(client.reward_range),
+                "weights": _texts(client.reward_weights),
+            }
+            for client in config.client
+        },
+    }
+    return hashlib.sha256(canonical_json(recipe)).hexdigest()
+
+
+def base_fingerprint(base: str) -> str:
+    """What names the base model: a digest of its files, or its name on the hub."""
+    folder = Path(base)
+    if not folder.is_dir():
+        return base
+    state = hashlib.sha256()
+    for path in sorted([*folder.glob("*.safetensors"), folder / "config.json"]):
+        if path.is_file():
+            with path.open("rb") as handle:
+                inner = hashlib.file_digest(handle, "sha256").hexdigest()
+            state.update(f"{path.name} {inner}\n".encode())
+    return state.hexdigest()
+
+
+def _decimal(value: Decimal) -> str:
+    """The one text of a decimal: no exponent, no trailing zeros."""
+    return format(value.normalize(), "f")
+
+
+def _texts(value: object) -> Json:
+    """Floats as their shortest round-trip text: digests take no floats."""
+    if isinstance(value, Mapping):
+        return {str(key): _texts(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_texts(item) for item in value]
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return repr(value)

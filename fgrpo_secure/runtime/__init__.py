@@ -1,0 +1,1 @@
+"""Transport: how a phase's bytes reach the clients and come back."""

@@ -1,0 +1,266 @@
+"""All parties on one machine: clients in worker processes, bytes over pipes.
+
+Each worker holds some of the clients and one copy of the model. A worker that dies
+takes its clients out of the round, as a machine that is switched off would.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from multiprocessing import connection, get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from fgrpo_secure.config import load_config
+from fgrpo_secure.errors import FgrpoError, StateError
+from fgrpo_secure.site import RunFolder, open_site
+from privacy.errors import PrivacyError
+from privacy.plan import Plan
+from privacy.wire import Reader, Writer, parse_canonical_json
+
+_STOP_SECONDS = 10.0
+
+
+class _Kind(IntEnum):
+    """What a worker says."""
+
+    READY = 0
+    ANSWER = 1
+    SILENCE = 2
+    PROGRESS = 3
+    FAILED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOrder:
+    """What a worker is started with.
+
+    Attributes:
+        root: the run's folder, where config.toml and plan.json lie.
+        names: the clients that it holds.
+        run: the run's handle.
+    """
+
+    root: str
+    names: tuple[str, ...]
+    run: bytes
+
+
+@dataclass(slots=True)
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+    names: tuple[str, ...]
+    alive: bool = True
+
+
+class LocalExchange:
+    """Runs every client in a worker process of this machine.
+
+    Args:
+        root: the run's folder.
+        names: all clients.
+        run: the run's handle.
+        workers: how many processes to spread the clients over.
+        on_progress: called with a label, what is done and what there is to do.
+        on_silence: called with a client and why it did not answer; the reason holds
+            nothing private.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        names: Sequence[str],
+        run: bytes,
+        *,
+        workers: int,
+        on_progress: Callable[[str, int, int], None],
+        on_silence: Callable[[str, str], None],
+    ) -> None:
+        self._on_progress = on_progress
+        self._on_silence = on_silence
+        self._sequence = 0
+        context = get_context("spawn")
+        self._workers: list[_Worker] = []
+        count = min(workers, len(names))
+        for index in range(count):
+            own = tuple(names[index::count])
+            ours, theirs = context.Pipe()
+            order = WorkerOrder(str(root), own, run)
+            process = context.Process(target=_work, args=(theirs, order), daemon=True)
+            process.start()
+            theirs.close()
+            self._workers.append(_Worker(process, ours, own))
+
+    def wait_ready(self) -> None:
+        """Wait until every client is open.
+
+        Raises:
+            StateError: a client could not be opened; the text says why.
+        """
+        for worker in self._workers:
+            reader = self._receive(worker)
+            if reader is None:
+                raise StateError(
+                    "A worker process ended while it started.",
+                    "Look at the messages above; is there enough memory?",
+                )
+            kind = reader.integer()
+            if kind == _Kind.FAILED:
+                what, fix, code = reader.text(), reader.text(), reader.integer()
+                error = StateError(what, fix)
+                error.exit_code = code
+                raise error
+
+    def exchange(
+        self, phase: str, messages: Mapping[str, bytes], deadline: float
+    ) -> dict[str, bytes]:
+        """Carry one phase; see `Exchange`."""
+        self._sequence += 1
+        awaited = set(messages)
+        for worker in self._workers:
+            own = [name for name in worker.names if name in messages]
+            for name in own:
+                self._send(worker, phase, name, messages[name])
+        answers: dict[str, bytes] = {}
+        end = time.monotonic() + deadline
+        while awaited:
+            awaited -= self._lost(awaited)
+            pipes = [worker.pipe for worker in self._workers if worker.alive]
+            left = end - time.monotonic()
+            if not awaited or not pipes or left <= 0:
+                break
+            for pipe in connection.wait(pipes, left):
+                worker = next(w for w in self._workers if w.pipe is pipe)
+                self._take(worker, awaited, answers)
+        for name in sorted(awaited):
+            self._on_silence(name, f"no answer to {phase!r} within {deadline:.0f} s")
+        return answers
+
+    def close(self) -> None:
+        """End the workers."""
+        for worker in self._workers:
+            worker.pipe.close()
+        for worker in self._workers:
+            worker.process.join(_STOP_SECONDS)
+            if worker.process.is_alive():
+                worker.process.terminate()
+                worker.process.join(_STOP_SECONDS)
+
+    def __enter__(self) -> Self:
+        """The exchange; the block ends the workers."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End the workers; at once where the block failed."""
+        if error is not None:
+            for worker in self._workers:
+                worker.process.terminate()
+        self.close()
+
+    def _send(self, worker: _Worker, phase: str, name: str, payload: bytes) -> None:
+        message = Writer().integer(self._sequence).text(phase).text(name).field(payload)
+        try:
+            worker.pipe.send_bytes(message.finish())
+        except (BrokenPipeError, ConnectionResetError):
+            worker.alive = False
+
+    def _receive(self, worker: _Worker) -> Reader | None:
+        try:
+            return Reader(worker.pipe.recv_bytes())
+        except (EOFError, OSError):
+            worker.alive = False
+            return None
+
+    def _lost(self, awaited: Iterable[str]) -> set[str]:
+        dead = {n for w in self._workers if not w.alive for n in w.names}
+        lost = dead & set(awaited)
+        for name in sorted(lost):
+            self._on_silence(name, "its process has ended")
+        return lost
+
+    def _take(
+        self, worker: _Worker, awaited: set[str], answers: dict[str, bytes]
+    ) -> None:
+        reader = self._receive(worker)
+        if reader is None:
+            return
+        kind = reader.integer()
+        if kind == _Kind.PROGRESS:
+            self._on_progress(reader.text(), reader.integer(), reader.integer())
+            return
+        sequence, name = reader.integer(), reader.text()
+        # What comes after its deadline belongs to a phase that is over.
+        if sequence != self._sequence or name not in awaited:
+            return
+        awaited.discard(name)
+        if kind == _Kind.ANSWER:
+            answers[name] = reader.field()
+        else:
+            self._on_silence(name, reader.text())
+
+
+def _work(pipe: Connection, order: WorkerOrder) -> None:
+    """A worker's life: open the clients, then answer until the pipe closes."""
+    # The parent decides what Ctrl-C means, for all processes at once.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def progress(label: str, done: int, total: int) -> None:
+        message = Writer().integer(_Kind.PROGRESS).text(label)
+        pipe.send_bytes(message.integer(done).integer(total).finish())
+
+    root = Path(order.root)
+    try:
+        config, _ = load_config(str(root / "config.toml"))
+        plan = Plan.from_json(parse_canonical_json((root / "plan.json").read_bytes()))
+        folder = RunFolder.of(root, config)
+        site = open_site(config, plan, folder, order.names, order.run, progress)
+    except FgrpoError as error:
+        pipe.send_bytes(_failed(error.what, error.fix, error.exit_code))
+        return
+    except PrivacyError as error:
+        fix = "Nothing was spent. See docs/ledger.md, and the message above."
+        pipe.send_bytes(_failed(str(error), fix, REFUSAL_EXIT))
+        return
+    pipe.send_bytes(Writer().integer(_Kind.READY).finish())
+    while True:
+        try:
+            reader = Reader(pipe.recv_bytes())
+        except (EOFError, OSError):
+            return
+        sequence, phase, name = reader.integer(), reader.text(), reader.text()
+        payload = reader.field()
+        try:
+            answer = site.handle(phase, name, payload)
+            message = Writer().integer(_Kind.ANSWER).integer(sequence).text(name)
+            message.field(answer)
+        except PrivacyError as error:
+            message = Writer().integer(_Kind.SILENCE).integer(sequence).text(name)
+            message.text(str(error))
+        except FgrpoError as error:
+            message = Writer().integer(_Kind.SILENCE).integer(sequence).text(name)
+            message.text(error.what)
+        try:
+            pipe.send_bytes(message.finish())
+        except (BrokenPipeError, ConnectionResetError):
+            return
+
+
+REFUSAL_EXIT = 6
+
+
+def _failed(what: str, fix: str, code: int) -> bytes:
+    message = Writer().integer(_Kind.FAILED).text(what).text(fix)
+    return message.integer(code).finish()

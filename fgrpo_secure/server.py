@@ -1,0 +1,326 @@
+"""The coordinator's side of a round: it sees one noised sum, and moves the adapter.
+
+It holds no secret of a client. Whatever it does with the sum is post-processing, which
+the guarantee permits; whatever it says goes into its signed ledger first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from peft import PeftModel
+
+from fgrpo_secure.checkpoint import (
+    Checkpoint,
+    keep_only,
+    read_checkpoint,
+    write_checkpoint,
+)
+from fgrpo_secure.config import ServerSection
+from fgrpo_secure.grpo import adapter
+from fgrpo_secure.grpo.policy import Policy
+from fgrpo_secure.server_optimizer import OptimizerState, step
+from fgrpo_secure.terms import adapter_digest, round_terms
+from privacy.codec import decode
+from privacy.crypto import DIGEST_BYTES, SigningKey, VerifyKey
+from privacy.errors import FaultyClientError, PrivacyError
+from privacy.ledger import (
+    Aborted,
+    Ledger,
+    Phase,
+    Published,
+    Reason,
+    Roster,
+    RoundOpened,
+    ServerClosed,
+    Survivors,
+    reason_of,
+)
+from privacy.plan import WEIGHT_ONE, Plan
+from privacy.randomness import system_entropy
+from privacy.secagg.messages import sum_digest
+from privacy.secagg.server import Unmasked, open_round
+from privacy.vectors import FloatVector, IntVector, from_residues
+from privacy.wire import Reader, Writer
+
+if TYPE_CHECKING:
+    from fgrpo_secure.runtime.exchange import Exchange
+
+# The server never asks for a second attempt: a round that fails is skipped and stays
+# charged. Asking again would show one client's vector under one noise share.
+ATTEMPT = 1
+
+
+@dataclass(slots=True)
+class _Seen:
+    """Who has answered so far in a round.
+
+    Attributes:
+        clients: those who answered the last phase.
+        heads: the ledger head that each client sent with its reveal.
+    """
+
+    clients: frozenset[str]
+    heads: dict[str, bytes]
+
+
+class Server:
+    """The coordinator.
+
+    Args:
+        plan: the registered terms.
+        policy: the model whose adapter it moves; never run here.
+        settings: the optimizer.
+        folder: where checkpoints lie.
+        ledger: its own, opened for this run.
+        key: identity.
+        roster: pinned public key of every party.
+        deadline: seconds for each phase.
+    """
+
+    def __init__(
+        self,
+        *,
+        plan: Plan,
+        policy: Policy,
+        settings: ServerSection,
+        folder: Path,
+        ledger: Ledger,
+        key: SigningKey,
+        roster: Mapping[str, VerifyKey],
+        deadline: float,
+    ) -> None:
+        self._plan = plan
+        self._policy = policy
+        self._settings = settings
+        self._folder = folder
+        self._ledger = ledger
+        self._key = key
+        self._roster = roster
+        self._deadline = deadline
+        self._names = frozenset(client.name for client in plan.clients)
+        self._state = Checkpoint(b"", OptimizerState.fresh(0))
+        self.last_survivors: tuple[str, ...] = ()
+
+    @property
+    def adapter(self) -> bytes:
+        """The adapter that the next round starts from, as clients receive it."""
+        return self._state.adapter
+
+    def model_with_adapter(self) -> PeftModel:
+        """The model, carrying that adapter."""
+        adapter.from_bytes(self._policy.model, self.adapter)
+        return self._policy.model
+
+    def recover(self) -> int:
+        """Take up the state that the ledger vouches for.
+
+        A round that was in flight when the process died is recorded as aborted: its
+        charges stand, and it is not tried again.
+
+        Returns:
+            The last round that was begun, 0 before the first.
+
+        Raises:
+            StateError: the checkpoint is missing or damaged.
+        """
+        if self._ledger.history.unfinished:
+            self._abort(Reason.INTERRUPTED, self._names)
+        history = self._ledger.history
+        self._state = read_checkpoint(self._folder, history.adapter)
+        return history.round
+
+    def run_round(self, exchange: Exchange, number: int) -> str:
+        """Run one round: publish a new adapter, or abort cleanly.
+
+        Args:
+            exchange: reaches the clients.
+            number: of the round, from 1.
+
+        Returns:
+            What came of it, in words that may be shown.
+
+        Raises:
+            LedgerError: the record is unreliable; nothing more may be done.
+        """
+        seen = _Seen(frozenset(), {})
+        try:
+            unmasked = self._collect(exchange, number, seen)
+            gradient = self._decode(unmasked)
+        except PrivacyError as error:
+            if self._ledger.history.phase is Phase.IDLE:
+                raise
+            self._abort(reason_of(error), self._names - seen.clients)
+            exchange.exchange(
+                "aborted", dict.fromkeys(self._names, b""), self._deadline
+            )
+            return f"aborted: {error}"
+        self._publish(exchange, number, unmasked, gradient, seen)
+        return f"{len(unmasked.survivors)} of {len(self._names)} clients in the sum"
+
+    def close(self) -> None:
+        """Close the run in the ledger."""
+        history = self._ledger.history
+        if history.phase is Phase.CLOSED:
+            return
+        self._ledger.append(
+            ServerClosed(
+                records=history.records + 1,
+                published=history.published,
+                aborted=history.aborted,
+            )
+        )
+
+    def _collect(self, exchange: Exchange, number: int, seen: _Seen) -> Unmasked:
+        """All phases up to the open sum."""
+
+        def ask(phase: str, messages: Mapping[str, bytes]) -> dict[str, bytes]:
+            replies = exchange.exchange(phase, messages, self._deadline)
+            seen.clients = frozenset(replies)
+            return replies
+
+        terms = round_terms(
+            self._plan,
+            roster=self._roster,
+            federation=self._ledger.history.run.hex(),
+            round_number=number,
+            adapter=self.adapter,
+        )
+        adverts, offer = open_round(terms, self._key, system_entropy, ())
+        self._ledger.append(
+            RoundOpened(
+                round=number,
+                attempt=ATTEMPT,
+                offer_digest=adverts.desk.offer_digest,
+                adapter_digest=terms.adapter_digest,
+            )
+        )
+        opening = Writer().integer(number).field(offer).field(self.adapter).finish()
+        replies = ask("offer", dict.fromkeys(sorted(self._names), opening))
+        shares, messages = adverts.collect(replies)
+        self._ledger.append(
+            Roster(
+                round=number,
+                attempt=ATTEMPT,
+                members=shares.roster.names,
+                roster_hash=shares.roster.roster_hash,
+            )
+        )
+        masked, messages = shares.collect(ask("roster", messages))
+        deal = masked.deal
+        confirmations, messages = masked.collect(ask("shares", messages))
+        self._ledger.append(
+            Survivors(
+                round=number,
+                attempt=ATTEMPT,
+                sharers=deal.sharers,
+                survivors=confirmations.survivors,
+                sharers_hash=deal.sharers_hash,
+                survivors_hash=confirmations.survivors_hash,
+            )
+        )
+        reveals, messages = confirmations.collect(ask("survivors", messages))
+        return reveals.collect(_without_heads(ask("quorum", messages), seen))
+
+    def _decode(self, unmasked: Unmasked) -> FloatVector:
+        """The weighted mean of the clipped unit gradients, noised.
+
+        Both the sum of the gradients and the sum of the weights are in the vector, so
+        their quotient is the weighted mean over clients without anyone's weight shown.
+        """
+        total = from_residues(unmasked.residues, self._plan.modulus_bits)
+        weights = int(total[-1])
+        if not 0 < weights <= len(unmasked.survivors) * WEIGHT_ONE:
+            who = ", ".join(unmasked.survivors)
+            reason = "one of these sent a weight that no honest client sends"
+            raise FaultyClientError(who, reason)
+        return mean_gradient(self._plan, total)
+
+    def _publish(
+        self,
+        exchange: Exchange,
+        number: int,
+        unmasked: Unmasked,
+        gradient: FloatVector,
+        seen: _Seen,
+    ) -> None:
+        """Move the adapter: checkpoint, then ledger, then the clients."""
+        before = adapter_digest(self.adapter)
+        model = self.model_with_adapter()
+        optimizer, parameters = step(
+            self._settings,
+            self._state.optimizer,
+            adapter.read_vector(model),
+            gradient,
+        )
+        adapter.write_vector(model, parameters)
+        following = Checkpoint(adapter.to_bytes(model), optimizer)
+        after = adapter_digest(following.adapter)
+        write_checkpoint(self._folder, after, following)
+        head = self._ledger.append(
+            Published(
+                round=number,
+                attempt=ATTEMPT,
+                survivors=unmasked.survivors,
+                sum_digest=sum_digest(unmasked.total),
+                adapter_before=before,
+                adapter_after=after,
+                transcript=unmasked.transcript_hash,
+                heads=seen.heads,
+            )
+        )
+        keep_only(self._folder, after)
+        self._state = following
+        self.last_survivors = unmasked.survivors
+        message = unmasked.publish(after, head)
+        exchange.exchange(
+            "published", dict.fromkeys(unmasked.survivors, message), self._deadline
+        )
+
+    def _abort(self, reason: Reason, dropouts: frozenset[str]) -> None:
+        history = self._ledger.history
+        self._ledger.append(
+            Aborted(
+                round=history.round,
+                attempt=history.attempt,
+                reason=reason,
+                dropouts=tuple(sorted(dropouts)),
+            )
+        )
+
+
+def mean_gradient(plan: Plan, total: IntVector) -> FloatVector:
+    """Divide the summed gradients by the summed weights.
+
+    Args:
+        plan: scale and expected batches.
+        total: shape (d + 1,), grid steps: the d coordinates and the weight coordinate,
+            which sums w_i * b_i / b_max in units of 2**-16.
+
+    Returns:
+        Shape (d,), gradient units.
+    """
+    largest = max(plan.expected_batch(client.name) for client in plan.clients)
+    weights = int(total[-1]) / WEIGHT_ONE * float(largest)
+    mean: FloatVector = decode(total[:-1], plan.scale) / weights
+    return np.asarray(mean, dtype=np.float64)
+
+
+def _without_heads(replies: Mapping[str, bytes], seen: _Seen) -> dict[str, bytes]:
+    """Part each reply into the reveal and the client's ledger head."""
+    reveals: dict[str, bytes] = {}
+    for name, reply in replies.items():
+        reader = Reader(reply)
+        try:
+            reveals[name], head = reader.field(), reader.fixed(DIGEST_BYTES)
+            reader.finish()
+        except PrivacyError:
+            # Left as it is, it fails the protocol's own check, which names the sender.
+            reveals[name] = reply
+            continue
+        seen.heads[name] = head
+    return reveals

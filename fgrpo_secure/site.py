@@ -1,0 +1,228 @@
+"""What one process holds for its parties: opened clients that answer phases.
+
+A runtime hands it a phase's bytes and gets bytes back. `open_site` is where a client's
+folder, key, ledger, model and data come together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from decimal import Decimal
+from pathlib import Path
+
+import torch
+
+from fgrpo_secure import __version__
+from fgrpo_secure.client import Client
+from fgrpo_secure.config import RunConfig
+from fgrpo_secure.errors import StateError
+from fgrpo_secure.evaluate import evaluate
+from fgrpo_secure.grpo import adapter
+from fgrpo_secure.grpo.policy import Policy
+from fgrpo_secure.secrets import identity_key, private_directory
+from fgrpo_secure.task import load_run_policy, load_task
+from privacy.contribution import registered_event
+from privacy.crypto import SigningKey, VerifyKey
+from privacy.errors import BudgetExceededError
+from privacy.ledger import (
+    ClientOpened,
+    Ledger,
+    Phase,
+    Role,
+    charged,
+    claimed_epsilon,
+    read_key_file,
+    spend_of,
+)
+from privacy.plan import Plan
+from privacy.randomness import system_entropy
+
+SOFTWARE = f"fgrpo-secure {__version__}"
+HANDLE_BYTES = 16
+
+# Called with a label, what is done and what there is to do.
+SiteProgress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Where the files of a run lie.
+
+    Attributes:
+        root: the run's folder.
+        store: where clients keep private state; inside the run unless configured.
+    """
+
+    root: Path
+    store: Path
+
+    @staticmethod
+    def of(root: Path, config: RunConfig) -> RunFolder:
+        """The folder of a run under a configuration."""
+        state = config.machine.state
+        return RunFolder(root, Path(state) if state else root / "clients")
+
+    def private(self, name: str) -> Path:
+        """A client's private folder."""
+        return self.store / name
+
+    def ledger(self, name: str) -> Path:
+        """The ledger of a party within the run's folder."""
+        return self.root / "ledger" / f"{name}.jsonl"
+
+    def own_ledger(self, name: str) -> Path:
+        """Where a client writes its ledger: with its state where that is shared."""
+        if self.store == self.root / "clients":
+            return self.ledger(name)
+        return self.private(name) / "ledger.jsonl"
+
+    def key(self, name: str) -> Path:
+        """A party's public key."""
+        return self.root / "keys" / f"{name}.pub"
+
+    def roster(self, plan: Plan) -> dict[str, VerifyKey]:
+        """The pinned keys of all parties."""
+        names = [client.name for client in plan.clients]
+        return {name: read_key_file(self.key(name)) for name in [*names, "server"]}
+
+
+class Site:
+    """The clients of one process, and the model that they share.
+
+    Args:
+        config: the run's configuration.
+        policy: the model; each round puts the offered adapter on it.
+        clients: by name.
+        progress: for the operator's eyes.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        policy: Policy,
+        clients: Mapping[str, Client],
+        progress: SiteProgress,
+    ) -> None:
+        self._config = config
+        self._policy = policy
+        self._clients = clients
+        self._progress = progress
+
+    def handle(self, phase: str, name: str, payload: bytes) -> bytes:
+        """Answer one phase in one client's name.
+
+        `evaluate` and `close` are not phases of a round: they score an adapter on the
+        client's public evaluation set, and close its ledger.
+        """
+        if phase == "evaluate":
+            return self._evaluate(name, payload)
+        if phase == "close":
+            self._clients[name].close()
+            return b"done"
+        return self._clients[name].handle(phase, payload)
+
+    def _evaluate(self, name: str, payload: bytes) -> bytes:
+        adapter.from_bytes(self._policy.model, payload)
+        client = self._config.client_named(name)
+        result = evaluate(self._config, client, self._policy, self._progress)
+        return json.dumps(asdict(result)).encode()
+
+
+def open_site(
+    config: RunConfig,
+    plan: Plan,
+    folder: RunFolder,
+    names: Sequence[str],
+    run: bytes,
+    progress: SiteProgress,
+) -> Site:
+    """Open clients in this process: model, data, rewards, keys and ledgers.
+
+    Raises:
+        FgrpoError: what a user can mend.
+        PrivacyError: a ledger that does not verify, or a budget that is spent.
+    """
+    torch.set_num_threads(config.machine.threads)
+    policy = load_run_policy(config)
+    clients = {}
+    for name in names:
+        task = load_task(config, config.client_named(name), policy)
+        private = private_directory(folder.private(name))
+        key = identity_key(private)
+        roster = folder.roster(plan)
+        ledger = open_client_ledger(config, plan, folder, name, key, run)
+        clients[name] = Client(
+            plan=plan,
+            name=name,
+            task=task,
+            policy=policy,
+            folder=private,
+            ledger=ledger,
+            key=key,
+            roster=roster,
+            federation=run.hex(),
+            progress=_labelled(progress, name),
+        )
+    return Site(config, policy, clients, progress)
+
+
+def open_client_ledger(
+    config: RunConfig,
+    plan: Plan,
+    folder: RunFolder,
+    name: str,
+    key: SigningKey,
+    run: bytes,
+) -> Ledger:
+    """Open a client's ledger for a run, and open the run in it where it is new.
+
+    Raises:
+        BudgetExceededError: the run as registered would pass the client's cap.
+        LedgerError: the ledger does not verify.
+        StateError: the ledger is in the middle of another run.
+    """
+    client = config.client_named(name)
+    cap = Decimal(plan.epsilon) if client.epsilon_cap is None else client.epsilon_cap
+    ledger = Ledger.open(folder.own_ledger(name), key, party=name, role=Role.CLIENT)
+    history = ledger.history
+    if history.phase is not Phase.CLOSED:
+        if history.run == run:
+            return ledger
+        ledger.close()
+        raise StateError(
+            f"The ledger of client {name} is in the middle of another run.",
+            "Finish that run first, with the same command and output folder.",
+        )
+    delta = Decimal(plan.delta)
+    event = registered_event(plan)
+    lifetime = charged(history.lifetime, event, plan.rounds)
+    needed = spend_of(lifetime, delta, plan.rounds)
+    if claimed_epsilon(needed) > cap:
+        ledger.close()
+        msg = (
+            f"client {name!r}: this run would bring the data set's epsilon to "
+            f"{claimed_epsilon(needed)}, above its cap {cap}. Raise epsilon_cap in its "
+            "[[client]] table if its owner agrees, or run fewer rounds"
+        )
+        raise BudgetExceededError(msg)
+    opened = history.opened
+    data = opened.data if isinstance(opened, ClientOpened) else None
+    ledger.append(
+        ClientOpened(
+            run=run,
+            software=SOFTWARE,
+            plan=plan.to_json(),
+            plan_digest=plan.digest_bytes,
+            roster={who: k.raw for who, k in folder.roster(plan).items()},
+            data=data or system_entropy(HANDLE_BYTES),
+            cap_epsilon=cap,
+            cap_delta=delta,
+        )
+    )
+    return ledger
+
+
+def _labelled(progress: SiteProgress, name: str) -> Callable[[int, int], None]:
+    return lambda done, total: progress(f"rollouts {name}", done, total)

@@ -1,0 +1,192 @@
+"""What one client learns from: its units, its rewards, and the settings of the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fgrpo_secure.config import ClientSection, RunConfig
+from fgrpo_secure.errors import ConfigurationError, ModelError
+from fgrpo_secure.grpo.adapter import LoraSettings
+from fgrpo_secure.grpo.data import Example, Unit, load_examples, units
+from fgrpo_secure.grpo.gradient import GradientSettings
+from fgrpo_secure.grpo.locality import verify_locality
+from fgrpo_secure.grpo.loss import LOSSES, LossSettings, check_settings
+from fgrpo_secure.grpo.packing import Group
+from fgrpo_secure.grpo.policy import Policy, load_policy
+from fgrpo_secure.grpo.rewards import RewardSet, RewardSpec, load_rewards
+from fgrpo_secure.grpo.rollout import RolloutSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One client's learning problem.
+
+    Attributes:
+        units: its privacy units, by id.
+        prompts: token ids of each unit's prompts.
+        rewards: what its completions earn.
+        rollout: how completions are generated.
+        gradient: how they are differentiated.
+        scale_rewards: how a group's advantages are scaled.
+    """
+
+    units: Mapping[str, Unit]
+    prompts: Mapping[str, list[tuple[int, ...]]]
+    rewards: RewardSet
+    rollout: RolloutSettings
+    gradient: GradientSettings
+    scale_rewards: str
+
+
+def load_run_policy(config: RunConfig) -> Policy:
+    """The base model with the adapter of the configuration, untrained.
+
+    Raises:
+        ModelError: the model cannot be found, read or adapted.
+        ConfigurationError: prompt and completion do not fit the model.
+    """
+    model = config.model
+    lora = LoraSettings(
+        rank=model.lora_rank,
+        alpha=model.lora_alpha,
+        target_modules=model.target_modules,
+        layers=model.layers,
+    )
+    policy = load_policy(model.base, lora, device=config.machine.device)
+    policy.check_width(config.grpo.max_prompt_tokens, config.grpo.max_tokens)
+    return policy
+
+
+def load_units(config: RunConfig, client: ClientSection) -> dict[str, Unit]:
+    """A client's privacy units.
+
+    Raises:
+        DataError: the data set cannot be read.
+        ConfigurationError: the unit is not one that is offered.
+    """
+    if config.privacy.unit != "prompt":
+        raise ConfigurationError(
+            f"[privacy] unit = '{config.privacy.unit}' is not offered yet.",
+            "Use 'prompt': each distinct prompt is one unit.",
+        )
+    return units(load_examples(client.data))
+
+
+def public_size(config: RunConfig, client: ClientSection) -> int:
+    """The number of units that the plan states: declared, or else counted."""
+    if client.units is not None:
+        return client.units
+    return len(load_units(config, client))
+
+
+def load_task(config: RunConfig, client: ClientSection, policy: Policy) -> Task:
+    """Load all that a client learns from, and try its rewards once.
+
+    Raises:
+        DataError, RewardError, ConfigurationError: what is wrong, without any text of
+            the data.
+    """
+    own = load_units(config, client)
+    rewards = load_reward_set(client)
+    first = next(iter(own.values())).examples[0]
+    count = config.grpo.group_size
+    columns = {name: [value] * count for name, value in first.columns.items()}
+    rewards.check([first.prompt] * count, [""] * count, columns)
+    flat = [example.prompt for unit in own.values() for example in unit.examples]
+    encoded = iter(policy.encode_all(flat))
+    prompts = {
+        name: [next(encoded) for _ in unit.examples] for name, unit in own.items()
+    }
+    rollout, gradient = rollout_settings(config), gradient_settings(config)
+    microbatch = local_microbatch(policy, rollout, gradient)
+    return Task(
+        units=own,
+        prompts=prompts,
+        rewards=rewards,
+        rollout=replace(rollout, microbatch_units=microbatch),
+        gradient=replace(gradient, microbatch_units=microbatch),
+        scale_rewards=config.grpo.scale_rewards,
+    )
+
+
+def load_reward_set(client: ClientSection) -> RewardSet:
+    """The reward functions that a client names.
+
+    Raises:
+        RewardError: one cannot be found or imported.
+    """
+    weights = client.reward_weights or (1.0,) * len(client.reward)
+    specs = [
+        RewardSpec(target, low, high, weight)
+        for target, (low, high), weight in zip(
+            client.reward, client.reward_range, weights, strict=True
+        )
+    ]
+    return load_rewards(specs, Path())
+
+
+def rollout_settings(config: RunConfig) -> RolloutSettings:
+    """How the plan has completions generated."""
+    grpo = config.grpo
+    return RolloutSettings(
+        group_size=grpo.group_size,
+        max_tokens=grpo.max_tokens,
+        temperature=grpo.temperature,
+        top_p=grpo.top_p,
+        max_prompt_tokens=grpo.max_prompt_tokens,
+        microbatch_units=config.machine.microbatch,
+    )
+
+
+def gradient_settings(config: RunConfig) -> GradientSettings:
+    """How the plan has completions differentiated.
+
+    Raises:
+        ConfigurationError: the loss or the scaling would couple units.
+    """
+    grpo = config.grpo
+    check_settings(grpo.model_dump())
+    loss = LossSettings(
+        max_tokens=grpo.max_tokens,
+        average=LOSSES[grpo.loss],
+        ratio_clip=grpo.ratio_clip,
+        kl_coefficient=grpo.kl_coefficient,
+    )
+    return GradientSettings(
+        loss=loss,
+        temperature=grpo.temperature,
+        microbatch_units=config.machine.microbatch,
+    )
+
+
+def local_microbatch(
+    policy: Policy, rollout: RolloutSettings, gradient: GradientSettings
+) -> int:
+    """The configured micro-batch if units do not touch one another in it, else 1.
+
+    Kernels may round a row differently by where it stands in a batch. Whether they do
+    is measured on this machine, on dummies; a unit that is alone has no mates.
+    """
+    if rollout.microbatch_units == 1:
+        return 1
+    try:
+        verify_locality(policy, rollout, gradient)
+    except ModelError:
+        return 1
+    return rollout.microbatch_units
+
+
+def score(rewards: RewardSet, example: Example, group: Group) -> NDArray[np.float64]:
+    """Rewards of one prompt's completions.
+
+    Returns:
+        Shape (G,), float64; NaN where a reward is missing.
+    """
+    count = len(group.texts)
+    columns = {name: [value] * count for name, value in example.columns.items()}
+    return rewards.score([example.prompt] * count, list(group.texts), columns)

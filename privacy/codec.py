@@ -1,0 +1,150 @@
+"""From one unit's gradient to the integer grid, with a norm that is checked exactly.
+
+Everything before the check may be as inexact as floating point is; the sensitivity
+rests on the integers alone. There is no sqrt(d) term for rounding and no argument
+about how a device sums, because the rounded vector itself is measured.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.errors import RefusalError
+from privacy.plan import WEIGHT_ONE
+from privacy.vectors import MAX_SQUARED_NORM, FloatVector, IntVector, squared_norm
+
+_MAX_TRIES = 50
+# Rounding can lift the norm over the bound again, so each shrink goes a little further.
+_SHRINK = 1.0 - 1e-6
+
+
+def encode(
+    gradient: NDArray[np.floating[Any]],
+    *,
+    scale: Fraction,
+    norm_bound: int,
+    weight: int,
+) -> IntVector:
+    """Clip one unit's gradient, weight it, and round it to the grid.
+
+    A gradient that holds a NaN or an infinity becomes zeros, and so does one that
+    cannot be brought under the bound. Raising instead would let one record decide
+    whether the round aborts.
+
+    Args:
+        gradient: shape (d,), any float type, gradient units.
+        scale: grid steps per gradient unit.
+        norm_bound: the plan's bound in grid steps, for weight 1.
+        weight: k of the weight k / 2**16, 0 < k <= 2**16.
+
+    Returns:
+        Shape (d,), int64, grid steps.
+
+    Raises:
+        ValueError: an argument other than the gradient's values is out of range.
+        RefusalError: as `check_dimension`.
+
+    Guarantee:
+        Whatever the input, `squared_norm(result) <= D**2`, exactly, for
+        D = norm_bound * weight // 2**16.
+
+    Source: the exact check after rounding replaces Kairouz, Liu and Steinke, ICML
+        2021, section 4.1 (conditional stochastic rounding).
+    """
+    if gradient.ndim != 1:
+        msg = f"a unit's gradient is one flat vector, got {gradient.ndim} axes"
+        raise ValueError(msg)
+    if scale <= 0:
+        msg = "the scale must be positive"
+        raise ValueError(msg)
+    check_weight(weight)
+    check_dimension(gradient.size, norm_bound)
+    bound = norm_bound * weight // WEIGHT_ONE
+    values = gradient.astype(np.float64)
+    peak = float(np.max(np.abs(values), initial=0.0))
+    if not math.isfinite(peak):
+        return np.zeros(gradient.size, np.int64)
+    factor = float(scale) * (weight / WEIGHT_ONE)
+    if peak * factor > bound:
+        # No coordinate may exceed the bound, or its square would not fit into int64.
+        # Dividing by the peak, not by the product, which may have overflowed.
+        factor = bound / peak
+    for _ in range(_MAX_TRIES):
+        rounded = np.rint(values * factor)
+        if np.max(np.abs(rounded), initial=0.0) > bound:
+            break
+        vector: IntVector = rounded.astype(np.int64)
+        squared = squared_norm(vector)
+        if squared <= bound * bound:
+            return vector
+        factor *= bound / math.sqrt(squared) * _SHRINK
+    return np.zeros(gradient.size, np.int64)
+
+
+def check_dimension(dimension: int, norm_bound: int) -> None:
+    """Refuse sizes at which a sum of squares would not fit into int64.
+
+    Args:
+        dimension: d, how many parameters are trained.
+        norm_bound: grid steps.
+
+    Raises:
+        RefusalError: d * norm_bound**2 is not below 2**62.
+    """
+    if dimension < 1 or norm_bound < 1:
+        msg = "the dimension and the norm bound must be 1 or more: check the plan"
+        raise RefusalError(msg)
+    if dimension * norm_bound**2 >= MAX_SQUARED_NORM:
+        msg = (
+            f"{dimension} parameters with a norm bound of {norm_bound} grid steps do "
+            "not fit exact 64-bit sums: lower the scale or train fewer parameters"
+        )
+        raise RefusalError(msg)
+
+
+def check_weight(weight: int) -> None:
+    """Refuse a weight that is not k / 2**16 with 0 < k <= 2**16.
+
+    Raises:
+        ValueError: out of range. A weight above 1 would raise the sensitivity.
+    """
+    if not 0 < weight <= WEIGHT_ONE:
+        msg = f"a weight is 1 to {WEIGHT_ONE} of {WEIGHT_ONE} parts"
+        raise ValueError(msg)
+
+
+def weight_coordinate(weight: int, batch_share: int) -> int:
+    """The exact last coordinate of a client's vector, by whose sum the server divides.
+
+    It is post-processing of the noised statistic and carries no noise.
+
+    Args:
+        weight: k of the weight k / 2**16, 0 < k <= 2**16.
+        batch_share: the client's public expected batch relative to the largest one,
+            in 1 / 2**16 parts, 0 < share <= 2**16.
+
+    Returns:
+        weight * batch_share / 2**16 to the nearest integer, at least 1 and at most
+        2**16: fewer than 2**15 clients do not wrap a modulus of 32 bits.
+    """
+    check_weight(weight)
+    check_weight(batch_share)
+    return max(1, (weight * batch_share + WEIGHT_ONE // 2) // WEIGHT_ONE)
+
+
+def decode(total: IntVector, scale: Fraction) -> FloatVector:
+    """From grid steps back to gradient units.
+
+    Args:
+        total: shape (d,), int64, grid steps, already noised: this is post-processing.
+        scale: grid steps per gradient unit.
+
+    Returns:
+        Shape (d,), float64.
+    """
+    return total.astype(np.float64) / float(scale)

@@ -1,0 +1,322 @@
+"""Checking a run's folder: every ledger, and whether they tell the same story.
+
+1. `plan.json` is a plan; its clients and the server are the parties.
+2. `keys/` and `ledger/` hold one file for each party and nothing else.
+3. Every ledger passes `verify`, under the key that the folder pins for its party.
+4. All opened the same run, with the same plan and the same keys.
+5. Every round stands alike in the server's ledger and in the clients'.
+6. `summary.json` says what the ledgers add up to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+
+from privacy.crypto import VerifyKey
+from privacy.errors import LedgerError, MalformedMessageError
+from privacy.ledger.chain import Problem
+from privacy.ledger.history import claimed_epsilon
+from privacy.ledger.keyfiles import KEY_SUFFIX, parse_key_file
+from privacy.ledger.pricing import Price, Pricing, price_charges
+from privacy.ledger.reconcile import RunFile, reconcile
+from privacy.ledger.records import SERVER, Role, Spend, plan_digest
+from privacy.ledger.remembered import HEAD_SUFFIX, Head, parse_head
+from privacy.ledger.terms import Terms, read_terms
+from privacy.ledger.verify import Run, VerifiedLedger, examine
+from privacy.wire import Json
+
+LEDGER_SUFFIX = ".jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What verifying a folder found.
+
+    Attributes:
+        problems: all that is wrong; empty means that the run verifies.
+        run: the run's handle, if the server's ledger could be read.
+        plan_digest: of plan.json, if it could be read.
+        published: attempts that gave a sum, by the server's ledger.
+        aborted: attempts that did not.
+        spends: what each client whose ledger verifies has spent in this run.
+    """
+
+    problems: tuple[Problem, ...]
+    run: bytes | None = None
+    plan_digest: bytes | None = None
+    published: int = 0
+    aborted: int = 0
+    spends: Mapping[str, Spend] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+
+class _Check:
+    """One pass over a folder, collecting problems.
+
+    Args:
+        directory: the run's folder.
+        price: the accountant.
+        unfinished: whether the run may still be going on.
+    """
+
+    def __init__(self, directory: Path, price: Price, *, unfinished: bool) -> None:
+        self.directory = directory
+        self.pricing = Pricing(price)
+        self.unfinished = unfinished
+        self.problems: list[Problem] = []
+
+    def report(self) -> Report:
+        """Take all the steps."""
+        plan, terms = self._plan()
+        parties = terms.parties if terms else self._parties_by_file()
+        keys = self._keys(parties)
+        ledgers = self._ledgers(parties, keys)
+        digest = plan_digest(plan) if terms and plan is not None else None
+        runs = self._runs(ledgers, keys, digest)
+        server = runs.pop(SERVER, None)
+        if server is not None:
+            self.problems += reconcile(server, runs, unfinished=self.unfinished)
+        spends = {name: run.run.history.totals()[0] for name, run in runs.items()}
+        whole = terms is not None and server is not None
+        if whole and terms and server and spends.keys() == terms.clients:
+            self._summary(terms, server.run, spends)
+        return Report(
+            problems=tuple(self.problems),
+            run=server.run.opened.run if server else None,
+            plan_digest=digest,
+            published=server.run.history.published if server else 0,
+            aborted=server.run.history.aborted if server else 0,
+            spends=spends,
+        )
+
+    def _note(self, file: str, what: str, line: int = 0) -> None:
+        self.problems.append(Problem(file, line, what))
+
+    def _read(self, file: str) -> bytes | None:
+        path = self.directory / file
+        try:
+            if path.is_file():
+                return path.read_bytes()
+        except (OSError, ValueError):
+            pass
+        self._note(file, "missing, or not a file that can be read")
+        return None
+
+    def _plan(self) -> tuple[dict[str, Json] | None, Terms | None]:
+        data = self._read("plan.json")
+        if data is None:
+            return None, None
+        try:
+            plan = _load_json(data)
+            if not isinstance(plan, dict):
+                raise TypeError
+            plan_digest(plan)
+        except (ValueError, TypeError, RecursionError):
+            self._note("plan.json", "not a JSON object without fractions")
+            return None, None
+        try:
+            return plan, read_terms(plan)
+        except MalformedMessageError as error:
+            self._note("plan.json", str(error))
+            return None, None
+
+    def _listed(self, folder: str) -> set[str]:
+        try:
+            return {path.name for path in (self.directory / folder).iterdir()}
+        except OSError:
+            self._note(folder, "missing, or not a folder that can be read")
+            return set()
+
+    def _parties_by_file(self) -> frozenset[str]:
+        names = self._listed("ledger")
+        return frozenset(
+            name.removesuffix(LEDGER_SUFFIX)
+            for name in names
+            if name.endswith(LEDGER_SUFFIX)
+        )
+
+    def _keys(self, parties: frozenset[str]) -> dict[str, VerifyKey]:
+        keys: dict[str, VerifyKey] = {}
+        for extra in sorted(self._listed("keys") - {p + KEY_SUFFIX for p in parties}):
+            self._note(f"keys/{extra!a}", "a file of no party of the plan")
+        for party in sorted(parties):
+            file = f"keys/{party}{KEY_SUFFIX}"
+            data = self._read(file)
+            if data is None:
+                continue
+            try:
+                keys[party] = parse_key_file(data)
+            except LedgerError as error:
+                self._note(file, str(error))
+        return keys
+
+    def _ledgers(
+        self, parties: frozenset[str], keys: Mapping[str, VerifyKey]
+    ) -> dict[str, VerifiedLedger]:
+        names = {party + LEDGER_SUFFIX for party in parties}
+        heads = {name + HEAD_SUFFIX for name in names}
+        present = self._listed("ledger")
+        for extra in sorted(present - names - heads):
+            self._note(f"ledger/{extra!a}", "a file of no party of the plan")
+        ledgers: dict[str, VerifiedLedger] = {}
+        for party in sorted(parties):
+            file = f"ledger/{party}{LEDGER_SUFFIX}"
+            data = self._read(file)
+            if data is None or party not in keys:
+                continue
+            ledger, problems = examine(
+                data,
+                file,
+                keys[party],
+                self.pricing,
+                closed=not self.unfinished,
+                party=party,
+            )
+            self.problems += problems
+            if ledger is None:
+                continue
+            if party + LEDGER_SUFFIX + HEAD_SUFFIX in present:
+                self._remembered(file + HEAD_SUFFIX, ledger)
+            ledgers[party] = ledger
+        return ledgers
+
+    def _remembered(self, file: str, ledger: VerifiedLedger) -> None:
+        data = self._read(file)
+        if data is None:
+            return
+        try:
+            head = parse_head(data)
+        except MalformedMessageError as error:
+            self._note(file, str(error))
+            return
+        # A running party is between the line and its acknowledgement at times.
+        running = self.unfinished and head.records == ledger.history.records - 1
+        if not running and head != Head(ledger.history.records, ledger.head):
+            self._note(file, "it remembers another end of the ledger")
+
+    def _runs(
+        self,
+        ledgers: Mapping[str, VerifiedLedger],
+        keys: Mapping[str, VerifyKey],
+        digest: bytes | None,
+    ) -> dict[str, RunFile]:
+        """The part of each ledger that belongs to the server's run."""
+        server = ledgers.get(SERVER)
+        if server is None:
+            return {}
+        handle = server.runs[0].opened.run
+        pinned = {name: key.raw for name, key in keys.items()}
+        runs: dict[str, RunFile] = {}
+        for party, ledger in ledgers.items():
+            file = f"ledger/{party}{LEDGER_SUFFIX}"
+            if (ledger.role is Role.SERVER) != (party == SERVER):
+                self._note(file, "a client's ledger where the server's belongs")
+                continue
+            run = next((run for run in ledger.runs if run.opened.run == handle), None)
+            if run is None:
+                self._note(file, "it has no record of the run that the server opened")
+                continue
+            line = run.entries[0].line
+            opened = run.opened
+            if digest is not None and opened.plan_digest != digest:
+                self._note(file, "opened under another plan than plan.json", line)
+            if opened.plan_digest != server.runs[0].opened.plan_digest:
+                self._note(file, "opened under another plan than the server's", line)
+            if dict(opened.roster) != pinned:
+                self._note(file, "it pins other keys than the folder keys/", line)
+            runs[party] = RunFile(file, run)
+        return runs
+
+    def _summary(self, terms: Terms, server: Run, spends: Mapping[str, Spend]) -> None:
+        file = "summary.json"
+        if self.unfinished and not (self.directory / file).exists():
+            return
+        data = self._read(file)
+        if data is None:
+            return
+        try:
+            summary = _load_json(data)
+        except (ValueError, RecursionError):
+            summary = None
+        if not isinstance(summary, dict):
+            self._note(file, "not a JSON object")
+            return
+        epsilons = {name: claimed_epsilon(spend) for name, spend in spends.items()}
+        expected = {
+            "epsilon": max(epsilons.values()),
+            "delta": terms.delta,
+            "target_epsilon": terms.epsilon,
+            "rounds_completed": Decimal(server.history.published),
+            "rounds_aborted": Decimal(server.history.aborted),
+        }
+        for name, value in expected.items():
+            if not _same(summary.get(name), value):
+                self._note(file, f"{name!r} is not what the ledgers and the plan say")
+        clients = summary.get("clients")
+        stated: dict[object, object] = {}
+        for client in clients if isinstance(clients, list) else []:
+            if isinstance(client, dict) and isinstance(client.get("name"), str):
+                stated[client["name"]] = client.get("epsilon")
+        if not isinstance(clients, list) or len(clients) != len(epsilons):
+            self._note(file, "'clients' does not list exactly the clients of the plan")
+        for name, value in sorted(epsilons.items()):
+            if not _same(stated.get(name), value):
+                self._note(file, f"the epsilon of {name!r} is not its ledger's")
+
+
+def verify_run(
+    directory: Path, *, price: Price = price_charges, unfinished: bool = False
+) -> Report:
+    """Check a run's folder and collect all that is wrong with it.
+
+    Args:
+        directory: the folder that `fgrpo run` wrote.
+        price: the accountant.
+        unfinished: accept a run that has not ended: no `closed`, no summary.
+
+    Guarantee:
+        It returns a report for any bytes in the folder's files.
+    """
+    return _Check(directory, price, unfinished=unfinished).report()
+
+
+def _load_json(data: bytes) -> object:
+    """Strict JSON with exact numbers: no repeated keys, no NaN or infinities."""
+
+    def pairs(items: list[tuple[str, object]]) -> dict[str, object]:
+        table = dict(items)
+        if len(table) != len(items):
+            msg = "a repeated key"
+            raise ValueError(msg)
+        return table
+
+    def constant(_: str) -> object:
+        msg = "not a number of JSON"
+        raise ValueError(msg)
+
+    return json.loads(
+        data.decode("utf-8"),
+        object_pairs_hook=pairs,
+        parse_float=Decimal,
+        parse_constant=constant,
+    )
+
+
+def _same(value: object, expected: Decimal) -> bool:
+    """Whether a summary's number is this decimal, or the double nearest to it."""
+    if expected.is_infinite():
+        return value in (None, "infinity")
+    if isinstance(value, bool) or not isinstance(value, int | Decimal):
+        return False
+    try:
+        return value == expected or float(value) == float(expected)
+    except OverflowError:
+        return False

@@ -1,0 +1,501 @@
+"""What a ledger has said so far, and what it may say next.
+
+The same rules are applied before a record is written and when a ledger is read, so
+that no honest program writes a line that its verifier refuses. `CLIENT_STEPS` and
+`SERVER_STEPS` are the state machines; `docs/ledger.md` shows the same tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from enum import StrEnum
+
+from privacy.errors import (
+    BrokenChainError,
+    BudgetExceededError,
+    DisagreementError,
+    MalformedMessageError,
+)
+from privacy.ledger.records import (
+    SERVER,
+    Aborted,
+    ClientClosed,
+    ClientOpened,
+    Commit,
+    Event,
+    Header,
+    Intent,
+    Joined,
+    Outcome,
+    Published,
+    Record,
+    Refused,
+    Resumed,
+    Role,
+    Roster,
+    RoundOpened,
+    ServerClosed,
+    ServerOpened,
+    Spend,
+    Status,
+    Survivors,
+    plan_digest,
+)
+from privacy.ledger.terms import Terms, read_terms
+
+
+class Phase(StrEnum):
+    """Where a ledger stands between two records."""
+
+    CLOSED = "closed"
+    IDLE = "idle"
+    JOINED = "joined"
+    CHARGED = "charged"
+    INTERRUPTED = "interrupted"
+    COMMITTED = "committed"
+    OFFERED = "offered"
+    ROSTERED = "rostered"
+    COUNTED = "counted"
+
+
+# A charge whose process died may be followed by a new charge for the same attempt,
+# since its noise died with it; a commitment may not, since its vector may have left.
+# A new run may follow one that was never closed.
+CLIENT_STEPS: Mapping[Phase, Mapping[str, Phase]] = {
+    Phase.CLOSED: {"opened": Phase.IDLE},
+    Phase.IDLE: {
+        "joined": Phase.JOINED,
+        "refused": Phase.IDLE,
+        "resumed": Phase.IDLE,
+        "closed": Phase.CLOSED,
+        "opened": Phase.IDLE,
+    },
+    Phase.JOINED: {
+        "intent": Phase.CHARGED,
+        "outcome": Phase.IDLE,
+        "refused": Phase.JOINED,
+        "resumed": Phase.JOINED,
+        "opened": Phase.IDLE,
+    },
+    Phase.CHARGED: {
+        "commit": Phase.COMMITTED,
+        "outcome": Phase.IDLE,
+        "refused": Phase.CHARGED,
+        "resumed": Phase.INTERRUPTED,
+        "opened": Phase.IDLE,
+    },
+    Phase.INTERRUPTED: {
+        "intent": Phase.CHARGED,
+        "commit": Phase.COMMITTED,
+        "outcome": Phase.IDLE,
+        "refused": Phase.INTERRUPTED,
+        "resumed": Phase.INTERRUPTED,
+        "opened": Phase.IDLE,
+    },
+    Phase.COMMITTED: {
+        "outcome": Phase.IDLE,
+        "refused": Phase.COMMITTED,
+        "resumed": Phase.COMMITTED,
+        "opened": Phase.IDLE,
+    },
+}
+
+SERVER_STEPS: Mapping[Phase, Mapping[str, Phase]] = {
+    Phase.CLOSED: {"opened": Phase.IDLE},
+    Phase.IDLE: {
+        "round_opened": Phase.OFFERED,
+        "resumed": Phase.IDLE,
+        "closed": Phase.CLOSED,
+    },
+    Phase.OFFERED: {
+        "roster": Phase.ROSTERED,
+        "aborted": Phase.IDLE,
+        "resumed": Phase.OFFERED,
+    },
+    Phase.ROSTERED: {
+        "survivors": Phase.COUNTED,
+        "aborted": Phase.IDLE,
+        "resumed": Phase.ROSTERED,
+    },
+    Phase.COUNTED: {
+        "published": Phase.IDLE,
+        "aborted": Phase.IDLE,
+        "resumed": Phase.COUNTED,
+    },
+}
+
+_STEPS = {Role.CLIENT: CLIENT_STEPS, Role.SERVER: SERVER_STEPS}
+
+# Records that do not speak of the round that was begun last.
+_PLACELESS = (
+    ClientOpened
+    | ServerOpened
+    | Joined
+    | RoundOpened
+    | Resumed
+    | Refused
+    | ClientClosed
+    | ServerClosed
+)
+
+Charges = tuple[tuple[Event, int], ...]
+"""Events with how often each is charged, in the order of their first charge."""
+
+
+def charge_count(charges: Charges) -> int:
+    """How many events are charged in all."""
+    return sum(count for _, count in charges)
+
+
+def charged(charges: Charges, event: Event, count: int) -> Charges:
+    """The charges with `count` more of one event."""
+    if any(known == event for known, _ in charges):
+        return tuple(
+            (known, have + count if known == event else have) for known, have in charges
+        )
+    return (*charges, (event, count))
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A ledger's state: what replaying all its records gives.
+
+    Attributes:
+        party: whose ledger.
+        role: client or server.
+        phase: what may come next.
+        records: how many records there are.
+        last: kind of the last record.
+        run: handle of the run, of the last one if closed.
+        runs: handles of all runs so far.
+        opened: the record that opened the run.
+        terms: the terms of the run's plan.
+        round: last round begun in the run, 0 without one.
+        attempt: its attempt.
+        charges: charged in the run.
+        lifetime: charged in all runs.
+        spend: what the run's charges cost, as recorded; None before the first.
+        lifetime_spend: what all charges cost, as recorded.
+        published: outcomes of the run, by status.
+        aborted: likewise.
+        missed: likewise.
+        adapter: digest of the adapter after the last published sum (server).
+        offered: digest of the adapter that the round starts from (server).
+        members: of the round's roster (server).
+        survivors: of the round (server).
+    """
+
+    party: str
+    role: Role
+    phase: Phase = Phase.CLOSED
+    records: int = 0
+    last: str = ""
+    run: bytes = b""
+    runs: frozenset[bytes] = frozenset()
+    opened: ClientOpened | ServerOpened | None = None
+    terms: Terms | None = None
+    round: int = 0
+    attempt: int = 0
+    charges: Charges = ()
+    lifetime: Charges = ()
+    spend: Spend | None = None
+    lifetime_spend: Spend | None = None
+    published: int = 0
+    aborted: int = 0
+    missed: int = 0
+    adapter: bytes | None = None
+    offered: bytes = b""
+    members: tuple[str, ...] = ()
+    survivors: tuple[str, ...] = ()
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a round was begun and its end is not recorded."""
+        return self.phase not in {Phase.CLOSED, Phase.IDLE}
+
+    @property
+    def plan_delta(self) -> Decimal:
+        """The delta at which the run's spend is priced."""
+        if self.terms is None:
+            msg = "no run is open"
+            raise BrokenChainError(msg)
+        return self.terms.delta
+
+    @property
+    def cap_delta(self) -> Decimal:
+        """The delta at which the ledger's whole spend is priced."""
+        if not isinstance(self.opened, ClientOpened):
+            msg = "no client's run is open"
+            raise BrokenChainError(msg)
+        return self.opened.cap_delta
+
+    def resumption(self, torn_bytes: int) -> Resumed:
+        """The record to write when a process takes up this ledger."""
+        return Resumed(self.last, self.round, self.attempt, torn_bytes)
+
+    def after(self, header: Header, record: Record) -> History:
+        """The history with one more record.
+
+        Raises:
+            BrokenChainError: the record does not follow.
+            DisagreementError: it contradicts the plan or the records before.
+            BudgetExceededError: a charge beyond the plan's target or the own cap.
+        """
+        if (header.party, header.role) != (self.party, self.role):
+            msg = "a record of another party"
+            raise BrokenChainError(msg)
+        phase = _STEPS[self.role][self.phase].get(record.kind)
+        if phase is None:
+            msg = f"{record.kind!r} cannot follow in the phase {self.phase.value!r}"
+            raise BrokenChainError(msg)
+        if not isinstance(record, ClientOpened | ServerOpened):
+            _require(header.run == self.run, "a record of another run")
+        following = self._apply(record)
+        return replace(
+            following, phase=phase, records=self.records + 1, last=record.kind
+        )
+
+    def _apply(self, record: Record) -> History:
+        following = self
+        if not isinstance(record, _PLACELESS):
+            self._check_place(record.round, record.attempt)
+        match record:
+            case ClientOpened() | ServerOpened():
+                following = self._open(record)
+            case Joined() | RoundOpened():
+                following = self._begin(record)
+            case Intent():
+                following = self._charge(record)
+            case Commit():
+                self._check_commit(record)
+            case Outcome():
+                following = self._end(record)
+            case Roster() | Survivors():
+                following = self._gather(record)
+            case Published():
+                following = self._publish(record)
+            case Aborted():
+                self._check_cohort(record.dropouts)
+                following = replace(self, aborted=self.aborted + 1)
+            case Resumed() | Refused():
+                self._check_aside(record)
+            case ClientClosed() | ServerClosed():
+                self._check_totals(record)
+        return following
+
+    def _open(self, record: ClientOpened | ServerOpened) -> History:
+        try:
+            terms = read_terms(record.plan)
+        except MalformedMessageError as error:
+            raise DisagreementError(str(error)) from None
+        _require(
+            record.plan_digest == plan_digest(record.plan),
+            "the plan's digest is not the digest of the plan",
+        )
+        _require(
+            record.roster.keys() == terms.parties,
+            "the roster does not hold exactly the plan's clients and the server",
+        )
+        _require(self.party in record.roster, "the roster does not hold this party")
+        _require(
+            (self.role is Role.SERVER) == (self.party == SERVER),
+            "only the server's ledger is of the party 'server'",
+        )
+        _require(record.run not in self.runs, "a run that was opened before")
+        if isinstance(self.opened, ClientOpened) and isinstance(record, ClientOpened):
+            _require(record.data == self.opened.data, "another data set than before")
+        if self.opened is not None and self.terms is not None:
+            _require(
+                record.roster[self.party] == self.opened.roster[self.party],
+                "another key of this party than before",
+            )
+            _require(terms.unit == self.terms.unit, "another privacy unit than before")
+            _require(self.role is Role.CLIENT, "the server's ledger holds one run")
+        return History(
+            party=self.party,
+            role=self.role,
+            records=self.records,
+            run=record.run,
+            runs=self.runs | {record.run},
+            opened=record,
+            terms=terms,
+            lifetime=self.lifetime,
+            lifetime_spend=self.lifetime_spend,
+        )
+
+    def _begin(self, record: Joined | RoundOpened) -> History:
+        place = (record.round, record.attempt)
+        _require(place > (self.round, self.attempt), "a round that is not later")
+        _require(
+            self.terms is not None and record.round <= self.terms.rounds,
+            "a round beyond the rounds of the plan",
+        )
+        if isinstance(record, RoundOpened):
+            _require(
+                self.adapter in {None, record.adapter_digest},
+                "a round that does not start from the published adapter",
+            )
+        return replace(
+            self,
+            round=record.round,
+            attempt=record.attempt,
+            offered=record.adapter_digest,
+            members=(),
+            survivors=(),
+        )
+
+    def _charge(self, record: Intent) -> History:
+        terms, opened = self.terms, self.opened
+        if terms is None or not isinstance(opened, ClientOpened):
+            msg = "a charge outside a run"
+            raise BrokenChainError(msg)
+        _require(
+            record.event == terms.event and record.releases == 1,
+            "the event is not the one that the plan registers",
+        )
+        charges = charged(self.charges, record.event, record.releases)
+        lifetime = charged(self.lifetime, record.event, record.releases)
+        _require(
+            record.spend.charges == charge_count(charges)
+            and record.lifetime.charges == charge_count(lifetime),
+            "the number of charges is not the number of charges recorded",
+        )
+        _require(
+            record.spend.delta == terms.delta
+            and record.lifetime.delta == opened.cap_delta,
+            "an epsilon at another delta than the plan's and the cap's",
+        )
+        if record.spend.charges > terms.rounds:
+            msg = "more charges than the rounds of the plan"
+            raise BudgetExceededError(msg)
+        if claimed_epsilon(record.spend) > terms.epsilon:
+            msg = "the spend passes the plan's target epsilon"
+            raise BudgetExceededError(msg)
+        if claimed_epsilon(record.lifetime) > opened.cap_epsilon:
+            msg = "the spend passes the client's own cap"
+            raise BudgetExceededError(msg)
+        return replace(
+            self,
+            charges=charges,
+            lifetime=lifetime,
+            spend=record.spend,
+            lifetime_spend=record.lifetime,
+        )
+
+    def _end(self, record: Outcome) -> History:
+        if record.survivors:
+            self._check_sum(record.survivors)
+        if record.status is Status.PUBLISHED:
+            _require(
+                self.phase is Phase.COMMITTED and self.party in record.survivors,
+                "published, without a commitment or without this client",
+            )
+            return replace(self, published=self.published + 1)
+        if record.status is Status.MISSED:
+            _require(
+                self.party not in record.survivors,
+                "missed, though this client is in the sum",
+            )
+            return replace(self, missed=self.missed + 1)
+        return replace(self, aborted=self.aborted + 1)
+
+    def _publish(self, record: Published) -> History:
+        self._check_sum(record.survivors)
+        _require(
+            record.survivors == self.survivors, "other survivors than were announced"
+        )
+        _require(
+            record.adapter_before == self.offered,
+            "another adapter than the round started from",
+        )
+        _require(
+            record.heads.keys() <= set(self.members),
+            "the ledger head of a client that is not in the roster",
+        )
+        return replace(self, published=self.published + 1, adapter=record.adapter_after)
+
+    def _check_totals(self, record: ClientClosed | ServerClosed) -> None:
+        counts = (record.records, record.published, record.aborted)
+        _require(
+            counts == (self.records + 1, self.published, self.aborted),
+            "the totals are not those of the records",
+        )
+        if isinstance(record, ClientClosed):
+            spends = (record.spend, record.lifetime)
+            _require(
+                record.missed == self.missed and spends == self.totals(),
+                "the totals are not those of the records",
+            )
+
+    def totals(self) -> tuple[Spend, Spend]:
+        """What the run and the ledger have spent, as recorded, for `closed`."""
+        zero = Decimal(0)
+        spend = self.spend or Spend(0, self.plan_delta, zero, zero)
+        lifetime = self.lifetime_spend or Spend(0, self.cap_delta, zero, zero)
+        return spend, lifetime
+
+    def _gather(self, record: Roster | Survivors) -> History:
+        if isinstance(record, Roster):
+            self._check_cohort(record.members)
+            return replace(self, members=record.members)
+        _require(
+            set(record.survivors) <= set(record.sharers) <= set(self.members),
+            "survivors, sharers and roster are not within each other",
+        )
+        return replace(self, survivors=record.survivors)
+
+    def _check_commit(self, record: Commit) -> None:
+        _require(
+            self.terms is not None and record.modulus_bits == self.terms.modulus_bits,
+            "another modulus than the plan's",
+        )
+
+    def _check_aside(self, record: Resumed | Refused) -> None:
+        """Records that change nothing."""
+        if isinstance(record, Resumed):
+            said = (record.last, record.round, record.attempt)
+            _require(
+                said == (self.last, self.round, self.attempt),
+                "'resumed' does not say what was last",
+            )
+        else:
+            _require(
+                (record.round == 0) == (record.attempt == 0),
+                "round 0 and attempt 0 stand only together",
+            )
+
+    def _check_place(self, round_number: int, attempt: int) -> None:
+        _require(
+            (round_number, attempt) == (self.round, self.attempt),
+            "another round or attempt than was begun",
+        )
+
+    def _check_cohort(self, names: tuple[str, ...]) -> None:
+        _require(
+            self.terms is not None and set(names) <= self.terms.clients,
+            "a client that is not in the plan",
+        )
+
+    def _check_sum(self, survivors: tuple[str, ...]) -> None:
+        self._check_cohort(survivors)
+        _require(
+            self.terms is not None and len(survivors) >= self.terms.min_survivors,
+            "a sum of fewer clients than the plan's min_survivors",
+        )
+
+
+def claimed_epsilon(spend: Spend) -> Decimal:
+    """The epsilon that is claimed: by PLD, or by RDP where PLD is infinite.
+
+    At a very small delta the privacy loss distribution's tail is not resolved and its
+    epsilon is infinite; the Renyi bound still holds.
+    """
+    pld, rdp = spend.epsilon_pld, spend.epsilon_rdp
+    return rdp if pld.is_infinite() else pld
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise DisagreementError(message)

@@ -1,0 +1,118 @@
+"""What the ledger must know of a plan, read from its JSON object.
+
+A verifier meets plans as bytes from strangers, so that it reads the few terms that it
+checks and trusts nothing else; the digest binds the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+
+from privacy.errors import MalformedMessageError
+from privacy.ledger.fields import codecs, from_object
+from privacy.ledger.records import SERVER, Event
+from privacy.plan import MAX_CLIENTS, PLAN_FORMAT
+from privacy.wire import MAX_JSON_INTEGER, Json
+
+_MAX_DECIMAL_CHARACTERS = 64
+_MAX_EXPONENT = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The terms of one plan that its ledgers are held to.
+
+    Attributes:
+        unit: what the guarantee protects.
+        rounds: rounds registered.
+        epsilon: target.
+        delta: target.
+        event: what one round charges.
+        modulus_bits: residues are modulo two to this power.
+        min_survivors: fewest clients in a published sum.
+        clients: names of the cohort.
+    """
+
+    unit: str
+    rounds: int
+    epsilon: Decimal
+    delta: Decimal
+    event: Event
+    modulus_bits: int
+    min_survivors: int
+    clients: frozenset[str]
+
+    @property
+    def parties(self) -> frozenset[str]:
+        """The cohort and the server."""
+        return self.clients | {SERVER}
+
+
+def read_terms(plan: Mapping[str, Json]) -> Terms:
+    """Read the terms out of a plan's JSON object.
+
+    Raises:
+        MalformedMessageError: a term is missing or not in its form.
+    """
+    if plan.get("format") != PLAN_FORMAT:
+        msg = f"a plan that is not of the format {PLAN_FORMAT}"
+        raise MalformedMessageError(msg)
+    event = {name: plan.get(name) for name in codecs(Event)}
+    unit = plan.get("unit")
+    if not isinstance(unit, str):
+        msg = "a plan without a unit"
+        raise MalformedMessageError(msg)
+    return Terms(
+        unit=unit,
+        rounds=_positive(plan, "rounds"),
+        epsilon=_decimal(plan, "epsilon"),
+        delta=_decimal(plan, "delta"),
+        event=from_object(Event, event),
+        modulus_bits=_positive(plan, "modulus_bits"),
+        min_survivors=_positive(plan, "min_survivors"),
+        clients=_clients(plan),
+    )
+
+
+def _positive(plan: Mapping[str, Json], name: str) -> int:
+    value = plan.get(name)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if whole and isinstance(value, int) and 1 <= value <= MAX_JSON_INTEGER:
+        return value
+    msg = f"a plan without a whole number {name!r} from 1"
+    raise MalformedMessageError(msg)
+
+
+def _decimal(plan: Mapping[str, Json], name: str) -> Decimal:
+    text = plan.get(name)
+    try:
+        if not isinstance(text, str) or len(text) > _MAX_DECIMAL_CHARACTERS:
+            raise InvalidOperation
+        value = Decimal(text)
+        # A huge exponent would make comparing it a denial of service.
+        if value.is_nan() or value <= 0 or abs(value.adjusted()) > _MAX_EXPONENT:
+            raise InvalidOperation
+    except InvalidOperation:
+        msg = f"a plan without a decimal {name!r} above 0"
+        raise MalformedMessageError(msg) from None
+    return value
+
+
+def _clients(plan: Mapping[str, Json]) -> frozenset[str]:
+    clients = plan.get("clients")
+    names: list[str] = []
+    for client in clients if isinstance(clients, list) else []:
+        name = client.get("name") if isinstance(client, dict) else None
+        names += [name] if isinstance(name, str) else []
+    if (
+        not isinstance(clients, list)
+        or not 0 < len(names) <= MAX_CLIENTS
+        or len(names) != len(clients)
+        or names != sorted(set(names))
+        or SERVER in names
+    ):
+        msg = "a plan without a sorted list of named clients"
+        raise MalformedMessageError(msg)
+    return frozenset(names)

@@ -1,0 +1,181 @@
+"""Checking one ledger: intact, in order, true to its plan, and priced right.
+
+1. Every line is canonical and signed by the one key; numbers and links are whole.
+2. The records follow each other as `history` allows, within the plan and the cap.
+3. Every cumulative epsilon is computed again and must be equal to the digit.
+4. The last record is `closed`, so that nothing was cut off the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from privacy.crypto import VerifyKey
+from privacy.errors import (
+    BrokenChainError,
+    DisagreementError,
+    LedgerError,
+    PrivacyError,
+)
+from privacy.ledger.chain import Entry, Problem, read_chain
+from privacy.ledger.history import History
+from privacy.ledger.pricing import Price, Pricing, price_charges
+from privacy.ledger.records import (
+    ClientClosed,
+    ClientOpened,
+    Header,
+    Intent,
+    Role,
+    ServerOpened,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The records of one run within a ledger.
+
+    Attributes:
+        opened: the record that opened it.
+        entries: its records, `opened` first.
+        history: the ledger's state after the last of them.
+    """
+
+    opened: ClientOpened | ServerOpened
+    entries: tuple[Entry, ...]
+    history: History
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedLedger:
+    """A ledger in which nothing is wrong.
+
+    Attributes:
+        party: whose it is.
+        role: client or server.
+        key: who signed it. Whether that is the party is for the caller to know.
+        runs: in order; a server has one.
+        history: its state at the end.
+        head: hash of its last line, 32 bytes.
+    """
+
+    party: str
+    role: Role
+    key: VerifyKey
+    runs: tuple[Run, ...]
+    history: History
+    head: bytes
+
+
+def verify_ledger(
+    source: Path | bytes,
+    *,
+    key: VerifyKey | None,
+    price: Price = price_charges,
+    closed: bool = True,
+) -> VerifiedLedger:
+    """Check one ledger by itself.
+
+    Args:
+        source: the file, or its bytes.
+        key: whose signature is asked for. None takes the key that the first record
+            names, which cannot tell a ledger from one that was forged as a whole.
+        price: the accountant.
+        closed: whether the last run must have ended.
+
+    Raises:
+        LedgerError: the first thing that is wrong, as `file:line: what`.
+
+    Guarantee:
+        Any byte changed, any line dropped, swapped, repeated or cut off, a signature
+        of another key, an epsilon that is not the charges' price, and a spend above
+        the plan's target or the cap raise.
+    """
+    if isinstance(source, bytes):
+        data, file = source, "ledger"
+    else:
+        file = source.name
+        data = read_file(source, file)
+    ledger, problems = examine(data, file, key, Pricing(price), closed=closed)
+    if ledger is None or problems:
+        raise problems[0].as_error()
+    return ledger
+
+
+def read_file(path: Path, file: str) -> bytes:
+    """The bytes of a regular file.
+
+    Raises:
+        LedgerError: it cannot be read.
+    """
+    try:
+        if path.is_file():
+            return path.read_bytes()
+    except (OSError, ValueError):
+        pass
+    msg = f"{file}: missing, or not a file that can be read"
+    raise LedgerError(msg)
+
+
+def examine(
+    data: bytes,
+    file: str,
+    key: VerifyKey | None,
+    pricing: Pricing,
+    *,
+    closed: bool,
+    party: str | None = None,
+) -> tuple[VerifiedLedger | None, tuple[Problem, ...]]:
+    """Check one ledger and collect all that is wrong.
+
+    Returns:
+        The ledger if nothing is wrong, else None, and the problems in order.
+    """
+    chain = read_chain(data, file, key)
+    problems = list(chain.problems)
+    # What follows a damaged line has lost its context; its form was checked above.
+    end = problems[0].line if problems else len(chain.entries) + 1
+    entries = [entry for entry in chain.entries if entry.line < end]
+    if not entries or chain.key is None:
+        return None, tuple(problems)
+    first = entries[0].header
+    history = History(party or first.party, first.role)
+    parts: list[tuple[ClientOpened | ServerOpened, list[Entry], History]] = []
+    for entry in entries:
+        try:
+            following = history.after(entry.header, entry.record)
+            _check_prices(following, entry, pricing)
+            _check_signer(entry.header, following, chain.key)
+        except PrivacyError as error:
+            kind = type(error) if isinstance(error, LedgerError) else DisagreementError
+            problems.append(Problem(file, entry.line, str(error), kind))
+            return None, tuple(sorted(problems, key=lambda problem: problem.line))
+        history = following
+        if isinstance(entry.record, ClientOpened | ServerOpened):
+            parts.append((entry.record, [], history))
+        opened, members, _ = parts[-1]
+        parts[-1] = (opened, [*members, entry], history)
+    if not problems and closed and history.last != ClientClosed.kind:
+        what = "the last record is not 'closed': unfinished, or lines were cut off"
+        problems.append(Problem(file, len(entries), what, BrokenChainError))
+    if problems:
+        return None, tuple(problems)
+    runs = tuple(Run(opened, tuple(members), end) for opened, members, end in parts)
+    ledger = VerifiedLedger(
+        history.party, history.role, chain.key, runs, history, entries[-1].head
+    )
+    return ledger, ()
+
+
+def _check_prices(history: History, entry: Entry, pricing: Pricing) -> None:
+    record = entry.record
+    if isinstance(record, Intent) and history.terms is not None:
+        pricing.check(record.spend, history.charges, history.terms.rounds)
+        pricing.check(record.lifetime, history.lifetime, history.terms.rounds)
+
+
+def _check_signer(header: Header, history: History, key: VerifyKey) -> None:
+    opened = history.opened
+    if opened is None or opened.roster[header.party] != key.raw:
+        msg = "the roster pins another key for this party than the one that signed"
+        raise DisagreementError(msg)

@@ -1,0 +1,130 @@
+import json
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from fgrpo_secure.errors import DataError
+from fgrpo_secure.grpo.data import load_examples, unit_id, units
+
+ROWS = [{"prompt": "1+1=", "answer": "2"}, {"prompt": "2+2=", "answer": "4"}]
+CHAT = [{"role": "user", "content": "SECRET"}]
+
+
+def write(path: Path, rows):
+    match path.suffix:
+        case ".json":
+            path.write_text(json.dumps(rows))
+        case ".jsonl":
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        case ".csv":
+            lines = [",".join(rows[0]), *(",".join(r.values()) for r in rows)]
+            path.write_text("\n".join(lines) + "\n")
+        case ".parquet":
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return str(path)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv", ".parquet"])
+def test_every_format_gives_the_same_prompts(tmp_path, suffix):
+    examples = load_examples(write(tmp_path / f"d{suffix}", ROWS))
+    assert [e.prompt for e in examples] == ["1+1=", "2+2="]
+    assert [str(e.columns["answer"]) for e in examples] == ["2", "4"]
+
+
+def test_nothing_private_stays_in_a_cache(tmp_path, monkeypatch):
+    scratch, home = tmp_path / "scratch", tmp_path / "home"
+    scratch.mkdir()
+    home.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", home)
+    load_examples(write(tmp_path / "d.jsonl", ROWS))
+    assert not list(scratch.iterdir())
+    assert not list(home.rglob("*.arrow"))
+
+
+def test_a_prompt_of_digits_is_text(tmp_path):
+    source = write(tmp_path / "d.csv", [{"prompt": "007", "answer": "1"}])
+    assert load_examples(source)[0].prompt == "007"
+
+
+def test_a_conversation_is_read_as_messages(tmp_path):
+    source = write(tmp_path / "d.jsonl", [{"prompt": CHAT, "answer": 1}])
+    (example,) = load_examples(source)
+    assert example.prompt == ({"role": "user", "content": "SECRET"},)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([{"prompt": "SECRET"}, {"prompt": 5}], "row 2"),
+        ([{"prompt": "SECRET"}, {"prompt": None}], "row 2"),
+        ([{"prompt": CHAT}, {"prompt": []}], "row 2"),
+        ([{"prompt": CHAT}, {"prompt": [{"role": "user"}]}], "row 2"),
+        ([{"question": "SECRET"}], "no column 'prompt'"),
+        ([{"prompt": "SECRET", "completions": "x"}], "'completions'"),
+    ],
+)
+def test_bad_rows_are_named_by_file_and_number_without_their_text(
+    tmp_path, rows, words, caplog, capfd
+):
+    source = write(tmp_path / "bad.jsonl", rows)
+    with pytest.raises(DataError) as caught:
+        load_examples(source)
+    assert "bad.jsonl" in caught.value.what
+    assert words in caught.value.what
+    assert caught.value.exit_code == 3
+    assert "SECRET" not in str(caught.value) + caplog.text + str(capfd.readouterr())
+
+
+def test_malformed_lines_are_named_without_their_text(tmp_path, capfd):
+    path = tmp_path / "d.jsonl"
+    path.write_text('{"prompt": "a"}\n{"prompt": SECRET}\n')
+    with pytest.raises(DataError, match="line 2 is not JSON") as caught:
+        load_examples(str(path))
+    assert caught.value.__cause__ is None
+    assert "SECRET" not in str(caught.value) + str(capfd.readouterr())
+
+
+def test_a_missing_or_empty_or_unknown_file_is_said_so(tmp_path):
+    with pytest.raises(DataError, match="no file"):
+        load_examples(str(tmp_path / "none.jsonl"))
+    (tmp_path / "empty.csv").touch()
+    with pytest.raises(DataError, match=r"empty\.csv is empty"):
+        load_examples(str(tmp_path / "empty.csv"))
+    (tmp_path / "text.txt").write_text("x")
+    with pytest.raises(DataError, match="no known kind"):
+        load_examples(str(tmp_path / "text.txt"))
+
+
+def test_further_columns_can_be_required(tmp_path):
+    source = write(tmp_path / "d.jsonl", ROWS)
+    with pytest.raises(DataError, match="no column 'patient'"):
+        load_examples(source, required_columns=("prompt", "patient"))
+
+
+def test_units_are_distinct_prompts_and_the_first_row_is_kept(tmp_path):
+    rows = [
+        {"prompt": "a", "answer": "1"},
+        {"prompt": "b", "answer": "2"},
+        {"prompt": "a", "answer": "3"},
+    ]
+    found = units(load_examples(write(tmp_path / "d.jsonl", rows)))
+    assert [unit.examples[0].columns["answer"] for unit in found.values()] == ["1", "2"]
+    assert all(len(unit.examples) == 1 for unit in found.values())
+    assert list(found) == [unit.id for unit in found.values()]
+    assert next(iter(found)) == unit_id("a")
+
+
+def test_a_unit_id_tells_plain_text_from_a_conversation():
+    chat = ({"role": "user", "content": "a"},)
+    turned = ({"content": "a", "role": "user"},)
+    ids = {unit_id("a"), unit_id(chat), unit_id('[["user","a"]]'), unit_id("\ud800")}
+    assert len(ids) == 4
+    assert unit_id(chat) == unit_id(turned)
+    # printf 'fgrpo-secure unit v1\0["plain","a"]' | sha256sum
+    assert unit_id("a") == (
+        "a3076be630ddbe87c4a0ca1f8ce27ee272f06f8f50dc476a828576ba4828c3f3"
+    )

@@ -1,0 +1,172 @@
+import math
+import sys
+
+import numpy as np
+import pytest
+
+from fgrpo_secure.errors import ConfigurationError, RewardError
+from fgrpo_secure.grpo.rewards import RewardSpec, load_rewards
+
+SOURCE = """
+import asyncio
+
+def length(prompts, completions, **columns):
+    return [float(len(c)) for c in completions]
+
+def right(completions, answer):
+    return [1.0 if c == a else 0.0 for c, a in zip(completions, answer)]
+
+async def slow(prompts, completions, **columns):
+    await asyncio.sleep(0)
+    return [2.0] * len(completions)
+
+def short(prompts, completions, **columns):
+    return [1.0]
+
+def text(prompts, completions, **columns):
+    return ["1.0"] * len(completions)
+
+def number(prompts, completions, **columns):
+    return 1.0
+
+def raising(prompts, completions, **columns):
+    raise ValueError("SECRET " + prompts[0])
+
+def leaving(prompts, completions, **columns):
+    raise SystemExit(3)
+
+def stopped(prompts, completions, **columns):
+    raise KeyboardInterrupt
+
+def mixed(prompts, completions, **columns):
+    return [None, float("nan"), float("inf"), "x", True, 0.5][:len(completions)]
+
+def greedy(prompts, completions, **columns):
+    prompts.clear()
+    completions.clear()
+    columns["answer"].clear()
+    return [0.0, 0.0]
+
+def shown(prompts, completions, **columns):
+    assert prompts[0] == [{"role": "user", "content": "hi"}], prompts
+    assert completions[0] == [{"role": "assistant", "content": "ab"}]
+    return [1.0] * len(completions)
+
+not_a_function = 3
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    (tmp_path / "my_rewards.py").write_text(SOURCE)
+
+    def make(*names, low=0.0, high=10.0, weight=1.0):
+        specs = [RewardSpec(f"my_rewards.py:{n}", low, high, weight) for n in names]
+        return load_rewards(specs, tmp_path)
+
+    return make
+
+
+ROWS = (["p", "p"], ["ab", "abcd"], {"answer": ["ab", "x"]})
+
+
+def test_rewards_are_weighted_summed_and_clipped_each(tmp_path):
+    (tmp_path / "my_rewards.py").write_text(SOURCE)
+    rewards = load_rewards(
+        [
+            RewardSpec("my_rewards.py:length", 0, 3, 0.5),
+            RewardSpec("my_rewards.py:right", 0, 1, -2.0),
+        ],
+        tmp_path,
+    )
+    assert rewards.score(*ROWS).tolist() == [0.5 * 2 - 2, 0.5 * 3]
+    assert rewards.range == (-2.0, 1.5)
+    assert rewards.centred(np.array([-2.0, 1.5, -0.25, math.nan, 9.0])).tolist() == [
+        *(-1.0, 1.0, 0.0, 0.0, 1.0)
+    ]
+
+
+def test_an_async_reward_is_awaited(load):
+    assert load("slow").score(*ROWS).tolist() == [2.0, 2.0]
+
+
+def test_a_function_of_a_module_is_found(tmp_path, monkeypatch):
+    (tmp_path / "installed_rewards.py").write_text(SOURCE)
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = RewardSpec("installed_rewards:right", 0, 1)
+    assert load_rewards([spec], tmp_path).score(*ROWS).tolist() == [1.0, 0.0]
+    sys.modules.pop("installed_rewards")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("short", "returned 1 values for 2 completions"),
+        ("text", "returned a str among its values"),
+        ("number", "returned float instead of a list"),
+        ("raising", "raised ValueError"),
+    ],
+)
+def test_a_broken_reward_is_named_at_start_up_without_prompt_text(load, name, words):
+    rewards = load(name)
+    with pytest.raises(RewardError) as caught:
+        rewards.check(["SECRET", "SECRET"], ["a", "b"], {})
+    assert f"my_rewards.py:{name}" in caught.value.what
+    assert words in caught.value.what
+    assert "SECRET" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("name", ["short", "text", "number", "raising", "leaving"])
+def test_after_the_draw_a_broken_reward_is_a_missing_one(load, name):
+    assert np.isnan(load(name).score(*ROWS)).all()
+    assert np.isnan(load("length", name).score(*ROWS)).all()
+
+
+def test_a_row_without_a_finite_number_is_missing_and_the_others_stay(load):
+    columns = {"answer": [""] * 6}
+    values = load("mixed").score(["p"] * 6, [""] * 6, columns)
+    assert np.isnan(values[:4]).all()
+    assert values[4:].tolist() == [1.0, 0.5]
+
+
+def test_ctrl_c_is_not_swallowed(load):
+    with pytest.raises(KeyboardInterrupt):
+        load("stopped").score(*ROWS)
+
+
+def test_a_reward_cannot_take_rows_from_the_next_one(load):
+    rows = (["p", "p"], ["ab", "abcd"], {"answer": ["ab", "x"]})
+    assert load("greedy", "length").score(*rows).tolist() == [2.0, 4.0]
+    assert rows == ROWS
+
+
+def test_a_conversation_is_shown_as_trl_shows_it(load):
+    prompt = ({"role": "user", "content": "hi"},)
+    assert load("shown").score([prompt], ["ab"], {}).tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "my_rewards.py:nothing",
+        "my_rewards.py:not_a_function",
+        "other.py:f",
+        "no_such_module_here:f",
+        "plain",
+        ":f",
+    ],
+)
+def test_a_reward_that_cannot_be_loaded_is_named(tmp_path, target):
+    (tmp_path / "my_rewards.py").write_text(SOURCE)
+    with pytest.raises(RewardError) as caught:
+        load_rewards([RewardSpec(target, 0, 1)], tmp_path)
+    assert target.split(":")[0] in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "weight"), [(1, 1, 1), (0, math.inf, 1), (0, 1, 0)]
+)
+def test_a_range_or_weight_that_means_nothing_is_refused(load, low, high, weight):
+    with pytest.raises(ConfigurationError):
+        load("length", low=low, high=high, weight=weight)

@@ -1,0 +1,236 @@
+"""No input escapes the norm bound; what is within it is only rounded."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from privacy.codec import (
+    check_dimension,
+    decode,
+    encode,
+    weight_coordinate,
+)
+from privacy.errors import RefusalError
+from privacy.randomness import RandomStream
+from privacy.sampling import uniforms
+from privacy.vectors import squared_norm
+
+WHOLE = 2**16
+
+any_float = st.one_of(
+    st.floats(width=64),
+    st.floats(width=32),
+    st.sampled_from(
+        [0.0, -0.0, 5e-324, 1e-310, 1e38, -3.4e38, 1.7e308, math.inf, -math.inf]
+    ),
+    st.sampled_from([math.nan, 0.5, 1.5, 2.5, -0.5, 2.0**31, 2.0**32, 2.0**63]),
+)
+any_gradient = arrays.arrays(
+    np.float64, st.integers(1, 40), elements=any_float, fill=any_float
+)
+any_weight = st.one_of(st.integers(1, WHOLE), st.sampled_from([1, WHOLE]))
+any_bound = st.one_of(st.integers(1, 20), st.integers(1, 2**28))
+any_scale = st.fractions(min_value=Fraction(1, 10**9), max_value=10**12)
+
+
+def plain(gradient, *, scale=Fraction(1), norm_bound=2**15, weight=WHOLE):
+    return encode(
+        np.asarray(gradient), scale=scale, norm_bound=norm_bound, weight=weight
+    )
+
+
+def gaussian_like(count, number=0):
+    """A fixed vector with normal-looking entries, from a keystream."""
+    first = uniforms(bytes([number]) * 32, count)
+    second = uniforms(bytes([number + 1]) * 32, count)
+    return np.sqrt(-2 * np.log(1 - first)) * np.cos(2 * np.pi * second)
+
+
+@settings(max_examples=600, deadline=None)
+@given(any_gradient, any_scale, any_bound, any_weight)
+def test_no_input_escapes_the_norm_bound(gradient, scale, norm_bound, weight):
+    assume(gradient.size * norm_bound**2 < 2**62)
+    vector = encode(gradient, scale=scale, norm_bound=norm_bound, weight=weight)
+    bound = (norm_bound * weight) >> 16
+    assert vector.dtype == np.int64
+    assert vector.shape == gradient.shape
+    # Python integers: the test itself cannot wrap.
+    assert sum(int(entry) ** 2 for entry in vector) <= bound**2
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    arrays.arrays(np.float32, st.integers(1, 40), elements=st.floats(width=32)),
+    any_weight,
+)
+def test_no_float32_input_escapes_the_norm_bound(gradient, weight):
+    vector = plain(gradient, weight=weight)
+    assert squared_norm(vector) <= ((2**15 * weight) >> 16) ** 2
+
+
+def test_the_float_clip_alone_would_escape_it():
+    """The property above can fail: this is the code that it must not be."""
+    escaped = 0
+    for number in range(20):
+        gradient = gaussian_like(1000, 2 * number)
+        clipped = gradient * (100 / np.linalg.norm(gradient))
+        escaped += squared_norm(np.rint(clipped).astype(np.int64)) > 100**2
+        assert squared_norm(plain(gradient * 1e3, norm_bound=100)) <= 100**2
+    assert escaped > 10
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_one_entry_that_is_not_finite_makes_the_vector_zero(bad):
+    gradient = np.ones(7)
+    gradient[3] = bad
+    assert not plain(gradient).any()
+
+
+def test_a_square_that_would_wrap_is_clipped_first():
+    """In int64, (2**32)**2 is 0, which would pass a check made after the cast."""
+    assert plain([2.0**32]).tolist() == [2**15]
+    assert plain([-(2.0**32)]).tolist() == [-(2**15)]
+    assert plain([1e308, -1e308]).tolist() == [23170, -23170]
+
+
+def test_a_rounding_that_fails_cannot_wrap_the_check(monkeypatch):
+    """Each square here is a multiple of 2**64, which int64 takes for 0."""
+    monkeypatch.setattr(np, "rint", lambda values: np.full_like(values, 2.0**32))
+    assert plain([1.0, 2.0]).tolist() == [0, 0]
+
+
+def test_a_gradient_within_the_bound_is_rounded_to_nearest_even():
+    gradient = np.array([0.5, 1.5, -2.5, 3.25, -0.0])
+    assert plain(gradient).tolist() == [0, 2, -2, 3, 0]
+
+
+def test_the_scale_is_in_grid_steps_for_one_gradient_unit():
+    vector = plain([0.25, -1.0], scale=Fraction(2**15))
+    assert vector.tolist() != [2**13, -(2**15)]  # Its norm is above the bound.
+    assert plain([0.25, -0.5], scale=Fraction(2**15)).tolist() == [2**13, -(2**14)]
+
+
+@given(st.integers(1, WHOLE))
+def test_the_weight_scales_vector_and_bound_alike(weight):
+    bound = (2**15 * weight) >> 16
+    assert plain([1e6], weight=weight).tolist() == [bound]
+    small = plain([1000.0], weight=weight)
+    assert small.tolist() == [round(1000 * weight / 2**16)]
+
+
+def test_the_least_weight_of_a_small_bound_leaves_nothing():
+    assert plain([1e9, 1.0], weight=1).tolist() == [0, 0]
+
+
+def test_a_bound_of_one_step_in_one_dimension_keeps_the_sign():
+    assert plain([-7.0], norm_bound=1).tolist() == [-1]
+
+
+def test_many_equal_entries_that_cannot_be_rounded_within_the_bound_become_zero():
+    assert not plain(np.ones(100) * 10, norm_bound=5).any()
+
+
+@settings(deadline=None)
+@given(st.floats(0.0, 1e30), st.integers(0, 100))
+def test_clipping_keeps_direction_and_norm(length, number):
+    gradient = gaussian_like(200, number)
+    gradient *= length / np.linalg.norm(gradient)
+    vector = plain(gradient)
+    expected = min(length, 2.0**15)
+    # Each coordinate is off by half a step, and each shrink by a millionth.
+    assert np.linalg.norm(vector) == pytest.approx(expected, rel=1e-5, abs=8)
+    if length > 1e4:
+        cosine = vector @ gradient / np.linalg.norm(vector) / length
+        assert cosine > 0.9999
+
+
+@pytest.mark.parametrize(
+    ("norm_bound", "lost"), [(1000, 0.0426), (10_000, 4.2e-4), (2**15, 4.0e-5)]
+)
+def test_a_million_parameters_lose_to_rounding_what_is_documented(norm_bound, lost):
+    gradient = gaussian_like(10**6)
+    gradient *= norm_bound / np.linalg.norm(gradient)
+    vector = plain(gradient, norm_bound=norm_bound)
+    assert squared_norm(vector) <= norm_bound**2
+    projection = vector @ gradient / norm_bound**2
+    assert 1 - projection == pytest.approx(lost, rel=0.05)
+
+
+def test_what_a_unit_contributes_is_a_function_of_its_own_gradient():
+    gradients = [gaussian_like(50, number) * 1e4 for number in range(4)]
+    alone = [plain(gradient) for gradient in gradients]
+    gradients[0][:] = math.nan
+    again = [plain(gradient) for gradient in reversed(gradients)][::-1]
+    assert not again[0].any()
+    assert all(np.array_equal(*pair) for pair in zip(alone[1:], again[1:], strict=True))
+
+
+def test_encoding_does_not_change_the_gradient():
+    gradient = gaussian_like(10) * 1e9
+    before = gradient.copy()
+    plain(gradient)
+    assert np.array_equal(gradient, before)
+
+
+def test_dimension_and_bound_must_fit_exact_sums():
+    check_dimension(4, 2**30 - 1)
+    with pytest.raises(RefusalError, match="lower the scale"):
+        check_dimension(4, 2**30)
+    with pytest.raises(RefusalError, match="lower the scale"):
+        plain([1.0], norm_bound=2**31)
+    for wrong in [(0, 1), (1, 0), (1, -5)]:
+        with pytest.raises(RefusalError, match="1 or more"):
+            check_dimension(*wrong)
+
+
+@pytest.mark.parametrize("weight", [0, -1, WHOLE + 1, 2 * WHOLE])
+def test_a_weight_above_one_or_not_positive_is_a_bug(weight):
+    with pytest.raises(ValueError, match="weight"):
+        plain([1.0], weight=weight)
+    with pytest.raises(ValueError, match="weight"):
+        weight_coordinate(weight, WHOLE)
+    with pytest.raises(ValueError, match="weight"):
+        weight_coordinate(WHOLE, weight)
+
+
+def test_a_matrix_or_a_scale_of_zero_is_a_bug():
+    with pytest.raises(ValueError, match="flat"):
+        plain(np.ones((2, 2)))
+    with pytest.raises(ValueError, match="scale"):
+        plain([1.0], scale=Fraction(0))
+
+
+@given(any_weight, any_weight)
+def test_the_weight_coordinate_is_the_rounded_product_and_never_zero(weight, share):
+    coordinate = weight_coordinate(weight, share)
+    assert 1 <= coordinate <= WHOLE
+    assert abs(coordinate - max(Fraction(weight * share, WHOLE), 1)) <= Fraction(1, 2)
+
+
+def test_the_weight_coordinate_of_whole_weights_is_exact():
+    assert weight_coordinate(WHOLE, WHOLE) == WHOLE
+    assert weight_coordinate(12345, WHOLE) == 12345
+    assert weight_coordinate(WHOLE, 777) == 777
+
+
+def test_decoding_undoes_the_scale():
+    gradient = gaussian_like(100)
+    scale = Fraction(2**15, 10)
+    decoded = decode(plain(gradient, scale=scale, norm_bound=2**20), scale)
+    assert decoded.dtype == np.float64
+    assert np.max(np.abs(decoded - gradient)) <= 0.5 / float(scale) * (1 + 1e-9)
+
+
+def test_encoding_feeds_exact_integer_sums():
+    """The sum over units is the same in any order, bit for bit."""
+    stream = RandomStream(bytes)
+    order = np.argsort(stream.uint64(50))
+    vectors = [plain(gaussian_like(30, number) * 1e5) for number in range(50)]
+    forwards = sum(vectors)
+    shuffled = sum(vectors[index] for index in order)
+    assert np.array_equal(forwards, shuffled)
