@@ -30,6 +30,21 @@ EXIT_LEDGER = 7
 EXIT_PROTOCOL = 8
 EXIT_INTERRUPTED = 130
 
+_KERNEL_ERRORS: tuple[tuple[type[PrivacyError], tuple[str, int]], ...] = (
+    (
+        LedgerError,
+        (
+            "Do not go on with this ledger; `fgrpo ledger verify` says more.",
+            EXIT_LEDGER,
+        ),
+    ),
+    (ProtocolError, ("The round cannot go on; begin another.", EXIT_PROTOCOL)),
+    (
+        PrivacyError,
+        ("Nothing was spent. `fgrpo plan` shows what is promised.", EXIT_REFUSED),
+    ),
+)
+
 _DESCRIPTION = """\
 Federated GRPO with differential privacy, secure aggregation and signed ledgers.
 
@@ -54,14 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command(options)
     except FgrpoError as error:
         return _fail(error.what, error.fix, error.exit_code)
-    except LedgerError as error:
-        fix = "Do not go on with this ledger; `fgrpo ledger verify` says more."
-        return _fail(str(error), fix, EXIT_LEDGER)
-    except ProtocolError as error:
-        return _fail(str(error), "Begin the round again.", EXIT_PROTOCOL)
     except PrivacyError as error:
-        fix = "Nothing was spent. `fgrpo plan` shows what a configuration promises."
-        return _fail(str(error), fix, EXIT_REFUSED)
+        fix, code = next(how for kind, how in _KERNEL_ERRORS if isinstance(error, kind))
+        return _fail(str(error), fix, code)
     except KeyboardInterrupt:
         return _fail("Interrupted.", "Nothing was lost.", EXIT_INTERRUPTED)
     except BrokenPipeError:

@@ -61,17 +61,17 @@ def explain(plan: Plan, facts: Mapping[str, Any]) -> str:
         ("delta", f"{facts['delta']:g}"),
         (
             "sends",
-            f"{facts['bytes_per_round']:,} bytes a client and round: {plan.dimension:,} "
-            f"numbers modulo 2**{plan.modulus_bits}",
+            f"{facts['bytes_per_round']:,} bytes a client and round: "
+            f"{plan.dimension:,} numbers modulo 2**{plan.modulus_bits}",
         ),
     ]
     table = "\n".join(f"{name:>10}  {text}" for name, text in rows)
     promise = (
-        f"Promised: whoever sees everything that the run publishes, the coordinator and "
-        f"up to {plan.colluders} colluding clients included, cannot tell whether any "
-        f"one {plan.unit} was in a client's data, up to (epsilon, delta). A person with "
-        "data at several clients, or behind several prompts, is covered several times "
-        "less."
+        "Promised: whoever sees everything that the run publishes, the coordinator "
+        f"and up to {plan.colluders} colluding clients included, cannot tell whether "
+        f"any one {plan.unit} was in a client's data, up to (epsilon, delta). A person "
+        "with data at several clients, or behind several prompts, is covered several "
+        "times less."
     )
     limits = (
         "Not promised: anything about which clients take part, when, or how large "

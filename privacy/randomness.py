@@ -1,4 +1,4 @@
-"""The only place where randomness enters: the operating system, and streams keyed by it.
+"""The only door for randomness: the operating system, and streams keyed by it.
 
 Nothing that makes noise or keys takes a seed. What a caller may pass is an `Entropy`,
 a function that returns fresh bytes; the program passes `system_entropy` and nothing
