@@ -310,7 +310,7 @@ def filter_allows(
         epsilon: the budget; register the run's Renyi figure, which is above its PLD.
         delta: the budget.
 
-    Source: Feldman and Zrnic, NeurIPS 2021, theorem 4.3.
+    Source: Feldman and Zrnic, NeurIPS 2021 (the Renyi filter).
     """
     if order not in ORDERS:
         msg = f"order {order} is not among the integer orders 2 to 256"

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.codec import encode, weight_coordinate
+from privacy.codec import check_weight, encode, weight_coordinate
 from privacy.crypto import KEY_BYTES
 from privacy.errors import PlanMismatchError
 from privacy.ledger import (
@@ -182,7 +182,12 @@ class Contribution:
         Args:
             weight: k of the weight k / 2**16, 0 < k <= 2**16, computed from noised
                 statistics and the plan alone.
+
+        Raises:
+            ValueError: the weight is out of range. One above 1 would raise the
+                sensitivity above what the noise was made for.
         """
+        check_weight(weight)
         before = _Stage.MEASURED if self._plan.statistic_variance else _Stage.DRAWN
         self._advance(before, _Stage.WEIGHED)
         self._weight = weight

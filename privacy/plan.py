@@ -29,6 +29,9 @@ MIN_NOISE_SHARE_STD = 4
 MIN_CLIENTS = 3
 MAX_CLIENTS = 200
 
+# What the exact sampler can draw from.
+MAX_NOISE_VARIANCE = 2**52
+
 # Ledgers record epsilon rounded up to this many decimals.
 EPSILON_DECIMALS = 6
 
@@ -191,9 +194,12 @@ class Plan:
         return self.sampling_rate * self.client(name).units
 
     def batch_share(self, name: str) -> int:
-        """The expected batch over the largest one, as an integer over WEIGHT_ONE."""
+        """The expected batch over the largest one, as an integer over WEIGHT_ONE.
+
+        It is at least 1, so that the smallest client still has a part in the divisor.
+        """
         largest = max(client.units for client in self.clients)
-        return WEIGHT_ONE * self.client(name).units // largest
+        return max(1, WEIGHT_ONE * self.client(name).units // largest)
 
     def client(self, name: str) -> ClientTerms:
         """The terms of one client.
@@ -331,6 +337,11 @@ class Plan:
         _require(
             self.noise_share_variance >= MIN_NOISE_SHARE_STD**2,
             "the noise share is narrower than 4 grid steps: raise norm_bound",
+        )
+        _require(
+            max(self.noise_share_variance, self.statistic_variance)
+            <= MAX_NOISE_VARIANCE,
+            "a noise variance above 2**52 grid steps squared: lower norm_bound",
         )
         if self.weighting.needs_statistic:
             _require(

@@ -14,6 +14,7 @@ from fgrpo_secure.grpo.adapter import (
 )
 from fgrpo_secure.grpo.gradient import GradientSettings, ScoredGroup, UnitGradients
 from fgrpo_secure.grpo.loss import LOSSES, LossSettings, group_loss
+from fgrpo_secure.grpo.packing import Group
 from fgrpo_secure.grpo.rollout import RolloutSettings, generate
 
 KINDS = ["llama", "qwen2", "gpt2", "bloom"]
@@ -245,6 +246,59 @@ def test_a_trained_tensor_without_a_gradient_is_an_error(tiny_policy):
     items = scored(policy)
     with pytest.raises(ModelError, match="got no gradient"):
         gradients(policy, [[items[0]]], settings())
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_shape_of_every_pass_depends_on_the_units_own_lengths_alone(
+    tiny_policy, monkeypatch, packed
+):
+    policy = dataclasses.replace(tiny_policy(), takes_packed=packed)
+    loss = LossSettings(40, LOSSES["dr_grpo"])
+    forward, shapes = type(policy).forward, []
+
+    def recorded(self, inputs, *args, **kwargs):
+        shapes.append((tuple(inputs.ids.shape), tuple(inputs.mask.shape)))
+        return forward(self, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(type(policy), "forward", recorded)
+
+    def item(*lengths):
+        steps = torch.arange(40)
+        return ScoredGroup(
+            Group(
+                prompt_ids=torch.full((20,), 5),
+                prompt_mask=torch.arange(20) > 3,
+                completion_ids=torch.full((2, 40), 6),
+                completion_mask=torch.tensor(lengths)[:, None] > steps,
+                texts=("", ""),
+            ),
+            np.array([1.0, -1.0]),
+        )
+
+    def passes(*items):
+        shapes.clear()
+        units = [[item] for item in items]
+        list(UnitGradients(policy, GradientSettings(loss, 1.0, 2)).compute(units))
+        return shapes.copy()
+
+    short, middling, long = item(2, 3), item(32, 9), item(4, 33)
+    assert passes(short) == passes(short, middling)
+    assert passes(long) != passes(short)
+    assert passes(short, long) == passes(short) + passes(long)
+
+
+def test_a_units_groups_are_added_in_its_own_order(tiny_policy):
+    """Floats do not add up the same in another order, which mates could bring about."""
+    policy = tiny_policy()
+    texts = ["b" * 39, "1+2=", "99=", "12*34="]
+    long, short, other, mate = scored(policy, texts)
+    unit = [long, short, other]
+    (alone,) = gradients(policy, [unit], settings(3))
+    _, late = gradients(policy, [[mate], unit], settings(3))
+    assert alone.tobytes() == late.tobytes()
+    parts = [v for (v,) in (gradients(policy, [[i]], settings(3)) for i in unit)]
+    assert alone.tobytes() == (parts[0] + parts[1] + parts[2]).tobytes()
+    assert alone.tobytes() != (parts[1] + parts[2] + parts[0]).tobytes()
 
 
 def test_no_unit_gives_no_gradient(tiny_policy):

@@ -162,3 +162,40 @@ def test_progress_counts_every_prompt(tiny_policy):
 def test_settings_that_mean_nothing_are_refused(changes):
     with pytest.raises(ConfigurationError):
         RolloutSettings(**({"group_size": 2, "max_tokens": 2} | changes))
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_shape_of_every_pass_depends_on_the_units_own_length_alone(
+    tiny_policy, monkeypatch, packed
+):
+    policy = dataclasses.replace(tiny_policy(), takes_packed=packed)
+    settings = RolloutSettings(2, 3, max_prompt_tokens=40, microbatch_units=2)
+    forward, shapes = type(policy).forward, []
+
+    def recorded(self, inputs, *args, **kwargs):
+        shapes.append((tuple(inputs.ids.shape), tuple(inputs.mask.shape)))
+        return forward(self, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(type(policy), "forward", recorded)
+
+    def passes(*lengths):
+        shapes.clear()
+        prompts = [(5,) * n for n in lengths]
+        generate(policy, prompts, uniforms(len(prompts), 2, 3), settings)
+        return shapes[0], len(set(shapes))
+
+    assert passes(3) == passes(3, 32) == passes(31, 1)
+    assert passes(33) == passes(40, 33)
+    assert passes(3, 33)[1] == 2 * passes(3)[1]
+
+
+def test_rows_that_fill_their_width_are_treated_like_padded_ones(tiny_policy):
+    """A plain mask without padding would take another kernel for the whole batch."""
+    policy = dataclasses.replace(tiny_policy(), takes_packed=False)
+    settings = RolloutSettings(3, 5, max_prompt_tokens=40, microbatch_units=2)
+    full, padded = policy.encode("1+" * 20), policy.encode("2-" * 17)
+    numbers = uniforms(2, 3, 5)
+    for mate in (full, padded):
+        group, _ = generate(policy, [full, mate], numbers, settings)
+        assert not group.prompt_mask.all()
+        assert group.prompt_mask.sum() == 40

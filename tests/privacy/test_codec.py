@@ -161,6 +161,12 @@ def test_a_million_parameters_lose_to_rounding_what_is_documented(norm_bound, lo
     assert 1 - projection == pytest.approx(lost, rel=0.05)
 
 
+def test_a_vector_that_rounding_keeps_above_the_bound_is_given_up():
+    """Its norm is 90, but each entry rounds to 1, for as long as it is tried."""
+    assert not plain(np.full(10_001, 0.9), norm_bound=100).any()
+    assert plain(np.full(10_000, 0.9), norm_bound=100).all()
+
+
 def test_what_a_unit_contributes_is_a_function_of_its_own_gradient():
     gradients = [gaussian_like(50, number) * 1e4 for number in range(4)]
     alone = [plain(gradient) for gradient in gradients]

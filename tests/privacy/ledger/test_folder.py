@@ -12,6 +12,7 @@ from privacy.ledger import (
     Reason,
     Role,
     Status,
+    plan_digest,
     show,
     verify_run,
     write_key_file,
@@ -191,6 +192,53 @@ def test_another_plan_in_one_place_is_found(run_folder):
     text = found(run_folder)
     for name in ("alpha", "beta", "gamma", "server"):
         assert f"ledger/{name}.jsonl:1: opened under another plan than plan" in text
+
+
+def test_a_client_with_another_plan_than_the_servers_is_found(run_folder):
+    (run_folder / "plan.json").unlink()
+
+    def change(records):
+        records[0]["plan"]["recipe"] = "cd" * 32
+        records[0]["plan_digest"] = plan_digest(records[0]["plan"]).hex()
+
+    rewrite(run_folder, "alpha", change)
+    text = found(run_folder)
+    assert "ledger/alpha.jsonl:1: opened under another plan than the server" in text
+
+
+def test_a_clients_ledger_in_the_place_of_the_servers_is_found(run_folder):
+    for folder, suffix in (("ledger", "jsonl"), ("keys", "pub")):
+        source = run_folder / f"{folder}/alpha.{suffix}"
+        shutil.copy(source, run_folder / f"{folder}/server.{suffix}")
+    (run_folder / "ledger/server.jsonl.head").unlink()
+    assert "ledger/server.jsonl:1: a record of another party" in found(run_folder)
+
+
+def test_a_survivor_without_a_commitment_is_found_in_an_unfinished_run(run_folder):
+    def change(records):
+        place = records.index(server_record(records, "commit", 3))
+        del records[place:]
+
+    rewrite(run_folder, "alpha", change)
+    text = found(run_folder, unfinished=True)
+    assert "ledger/alpha.jsonl:9: round 3: in the published sum without a" in text
+
+
+def test_a_round_without_an_outcome_is_found_once_the_run_has_ended(run_folder):
+    def change(records):
+        records.remove(server_record(records, "outcome", 3))
+        again = records[0] | {"run": "22" * 16}
+        spend = records[-1]["spend"] | {
+            "charges": 0,
+            "epsilon_pld": "0",
+            "epsilon_rdp": "0",
+        }
+        records[-1] |= {"run": "22" * 16, "spend": spend, "published": 0}
+        records[-1] |= {"aborted": 0, "records": len(records) + 1}
+        records.insert(-1, again)
+
+    rewrite(run_folder, "alpha", change)
+    assert "ledger/alpha.jsonl:9: round 3: it has no outcome" in found(run_folder)
 
 
 def test_a_plan_that_is_written_for_people_is_the_same_plan(run_folder):

@@ -143,6 +143,19 @@ def test_a_ledger_of_another_signer_is_found(alpha):
         check(forged, key=other.verify_key)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "what"),
+    [("seq", 5, "sequence number 5 where 4 belongs"), ("prev", "00" * 32, "link")],
+)
+def test_a_wrong_number_or_link_is_found_by_itself(alpha, name, value, what):
+    key, records = make_key("alpha"), payloads(alpha)[:5]
+    whole = forge(records, key, relink=False)
+    check(whole, closed=False)
+    records[4][name] = value
+    with pytest.raises(BrokenChainError, match=f":5: .*{what}"):
+        check(forge(records, key, relink=False), closed=False)
+
+
 def test_one_line_of_another_signer_is_found(alpha):
     own, others = alpha.read_bytes(), forge(payloads(alpha), make_key("mallory"))
     lines, forged = own.splitlines(keepends=True), others.splitlines(keepends=True)
@@ -221,6 +234,55 @@ def test_a_lie_that_the_owner_itself_signs_is_found(alpha, name):
     assert check(forge(payloads(alpha), KEY)).history.records == 13
     with pytest.raises(LedgerError, match=r"^ledger:\d+: "):
         check(changed(alpha, place, change))
+
+
+DEAR = "0.001"
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (
+            {"spend": {"delta": DEAR, "epsilon_pld": "1.501", "epsilon_rdp": "2.003"}},
+            "another delta",
+        ),
+        (
+            {
+                "lifetime": {
+                    "delta": DEAR,
+                    "epsilon_pld": "1.501",
+                    "epsilon_rdp": "2.003",
+                }
+            },
+            "another delta",
+        ),
+        (
+            {
+                "releases": 2,
+                "spend": {
+                    "charges": 2,
+                    "epsilon_pld": "3.00001",
+                    "epsilon_rdp": "4.00003",
+                },
+                "lifetime": {
+                    "charges": 2,
+                    "epsilon_pld": "3.0001",
+                    "epsilon_rdp": "4.0003",
+                },
+            },
+            "not the one that the plan registers",
+        ),
+    ],
+)
+def test_a_charge_off_the_plan_is_found_even_if_it_is_priced_right(small, change, what):
+    records = payloads(small)
+    for name, value in change.items():
+        old = records[2][name]
+        records[2][name] = old | value if isinstance(value, dict) else value
+        if name != "releases":
+            records[-1][name] = records[2][name]
+    with pytest.raises(DisagreementError, match=f":3: .*{what}"):
+        check(forge(records, KEY))
 
 
 @pytest.mark.parametrize("place", range(1, 12))

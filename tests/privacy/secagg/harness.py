@@ -1,8 +1,8 @@
 """All parties of one round in one place, for tests: honest, dropping out, or lying.
 
-`run_round` drives the server and every client through all phases. Each state passes
-through its bytes at every step, unless told otherwise, so that every test is also a
-test of restoring.
+`run_round` drives the server and every client through all phases; `play_until` stops
+before one, for a test to lie in. Each state passes through its bytes at every step,
+unless told otherwise, so that every test is also a test of restoring.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from privacy.crypto import SigningKey
+from privacy.errors import PrivacyError
 from privacy.secagg import client as client_side
 from privacy.secagg import server as server_side
 from privacy.secagg.messages import Published
@@ -91,6 +92,89 @@ def plain_sum(terms: RoundTerms, names: Collection[str]) -> ResidueVector:
     return np.array([x % 2**terms.modulus_bits for x in total], dtype=np.uint32)
 
 
+def join(name: str, offer: bytes, terms: RoundTerms):
+    """A client's answer to an offer, with reproducible keys."""
+    return client_side.join(
+        offer, terms, identity(name), Counter("join " + name), terms.round_number - 1
+    )
+
+
+class Play:
+    """A round in progress: the server's state, the clients', what lies between them.
+
+    Attributes:
+        terms: the server's.
+        server: its state.
+        clients: state by client; `None` before it has joined.
+        messages: what the server last sent, by client.
+        replies: what the clients last sent.
+        errors: what ended a client's part.
+        restoring: every state goes through its bytes.
+    """
+
+    def __init__(self, terms: RoundTerms, *, restoring: bool = True) -> None:
+        self.terms = terms
+        self.own_terms = dict.fromkeys(terms.cohort, terms)
+        self.vectors = {name: make_vector(terms, name) for name in terms.cohort}
+        self.server, offer = server_side.open_round(
+            terms, identity("server"), Counter("server"), (1, 2, 3, 4, 5)
+        )
+        self.messages = dict.fromkeys(terms.cohort, offer)
+        self.clients = dict.fromkeys(terms.cohort)
+        self.replies: dict[str, bytes] = {}
+        self.errors: dict[str, Exception] = {}
+        self.restoring = restoring
+
+    def step(self, phase: str, name: str, message: bytes):
+        """One client's method for this phase: next state and bytes."""
+        state, terms = self.clients[name], self.own_terms[name]
+        if phase == "advert":
+            return join(name, message, terms)
+        if phase == "shares":
+            return state.share_keys(message, Counter("deal " + name))
+        if phase == "masked":
+            return state.mask(message, self.vectors[name])
+        return state.confirm(message) if phase == "consistency" else state.reveal(message)
+
+    def answer(self, phase: str) -> None:
+        """Every client that got a message answers it; an error ends its part."""
+        self.replies, states = {}, {}
+        for name, message in self.messages.items():
+            if name not in self.clients:
+                continue
+            try:
+                state, sent = self.step(phase, name, message)
+            except PrivacyError as error:
+                self.errors[name] = error
+                continue
+            states[name] = self.again(state, identity(name))
+            self.replies[name] = sent
+        self.clients = states
+
+    def collect(self) -> None:
+        """The server takes the replies, and sends the next messages."""
+        result = self.again(self.server, identity("server")).collect(self.replies)
+        if isinstance(result, server_side.Unmasked):
+            self.server, self.messages = result, {}
+        else:
+            self.server, self.messages = result
+
+    def again(self, state, key):
+        """The state after its bytes were stored and restored."""
+        if not self.restoring:
+            return state
+        return type(state).from_bytes(state.to_bytes(), key)
+
+
+def play_until(phase: str, terms: RoundTerms | None = None) -> Play:
+    """An honest round up to where the clients have the messages of this phase."""
+    play = Play(terms or make_terms(4))
+    for earlier in PHASES[: PHASES.index(phase)]:
+        play.answer(earlier)
+        play.collect()
+    return play
+
+
 @dataclass
 class Outcome:
     """What a driven round ended with."""
@@ -100,93 +184,43 @@ class Outcome:
     errors: dict[str, Exception] = field(default_factory=dict)
 
 
-def run_round(
-    terms: RoundTerms,
+def finish(
+    play: Play,
+    first: str = "advert",
     *,
     drops: Mapping[str, Collection[str]] | None = None,
-    client_terms: Mapping[str, RoundTerms] | None = None,
     upstream: Tamper = lambda phase, name, data: data,
     downstream: Tamper = lambda phase, name, data: data,
-    restoring: bool = True,
 ) -> Outcome:
-    """Drive all parties through a round.
+    """Drive a round to its end, from where the clients have this phase's messages.
 
     Args:
-        terms: the server's, and the clients' where `client_terms` says nothing else.
+        play: the round.
+        first: the phase to begin with.
         drops: by phase, whose reply of that phase never arrives.
-        client_terms: other terms that a client holds.
         upstream: alters what a client sends in a phase.
         downstream: alters what a client receives and answers in a phase.
-        restoring: every state goes through its bytes.
 
     Returns:
-        The result. A client's error ends its part and is kept under its name; the
-        server's is raised.
+        The result. The server's error is raised.
     """
-    drops = drops or {}
-    own_terms = dict.fromkeys(terms.cohort, terms) | dict(client_terms or {})
-    server_key = identity("server")
-    errors: dict[str, Exception] = {}
-
-    def again(state, key):
-        return type(state).from_bytes(state.to_bytes(), key) if restoring else state
-
-    def answers(phase, messages, states, step):
-        replies, following = {}, {}
-        for name, message in messages.items():
-            if name not in states:
-                continue
-            try:
-                received = downstream(phase, name, message)
-                state, sent = step(name, states[name], received)
-            except Exception as error:
-                errors[name] = error
-                continue
-            following[name] = again(state, identity(name))
-            if name not in drops.get(phase, ()):
-                replies[name] = upstream(phase, name, sent)
-        return replies, following
-
-    server, offer = server_side.open_round(
-        terms, server_key, Counter("server"), (1, 2, 3, 4, 5)
-    )
-    replies, states = answers(
-        "advert",
-        dict.fromkeys(terms.cohort, offer),
-        dict.fromkeys(terms.cohort),
-        lambda name, _, data: client_side.join(
-            data,
-            own_terms[name],
-            identity(name),
-            Counter("join " + name),
-            terms.round_number - 1,
-        ),
-    )
-    server, messages = again(server, server_key).collect(replies)
-    replies, states = answers(
-        "shares",
-        messages,
-        states,
-        lambda name, state, data: state.share_keys(data, Counter("deal " + name)),
-    )
-    server, messages = again(server, server_key).collect(replies)
-    replies, states = answers(
-        "masked",
-        messages,
-        states,
-        lambda name, state, data: state.mask(data, make_vector(own_terms[name], name)),
-    )
-    server, messages = again(server, server_key).collect(replies)
-    replies, states = answers(
-        "consistency", messages, states, lambda name, state, data: state.confirm(data)
-    )
-    server, messages = again(server, server_key).collect(replies)
-    replies, states = answers(
-        "reveal", messages, states, lambda name, state, data: state.reveal(data)
-    )
-    unmasked = again(again(server, server_key).collect(replies), server_key)
+    for phase in PHASES[PHASES.index(first) :]:
+        play.messages = {
+            name: downstream(phase, name, data) for name, data in play.messages.items()
+        }
+        play.answer(phase)
+        play.replies = {
+            name: upstream(phase, name, data)
+            for name, data in play.replies.items()
+            if name not in (drops or {}).get(phase, ())
+        }
+        play.collect()
+    unmasked = play.again(play.server, identity("server"))
     message = unmasked.publish(bytes([1]) * 32, bytes([2]) * 32)
-    published = {}
-    for name, state in states.items():
-        published[name] = state.conclude(message)
-    return Outcome(unmasked, published, errors)
+    published = {name: play.clients[name].conclude(message) for name in play.clients}
+    return Outcome(unmasked, published, play.errors)
+
+
+def run_round(terms: RoundTerms, *, restoring: bool = True, **changes) -> Outcome:
+    """Drive all parties through a round; see `finish` for what can be changed."""
+    return finish(Play(terms, restoring=restoring), **changes)

@@ -1,0 +1,199 @@
+import json
+
+import pytest
+
+from privacy.errors import BrokenChainError, LedgerError
+from privacy.ledger import History, Phase, Role, charge_count, charged, plan_digest
+from privacy.ledger.records import decode_record
+from tests.privacy.ledger.synthetic import event_of, make_plan, payloads
+
+
+@pytest.fixture(scope="module")
+def alpha(honest_run):
+    return payloads(honest_run / "ledger" / "alpha.jsonl")
+
+
+@pytest.fixture(scope="module")
+def server(honest_run):
+    return payloads(honest_run / "ledger" / "server.jsonl")
+
+
+def replay(records):
+    """The history of payloads, whose links are not looked at here."""
+    header, _ = decode_record(records[0])
+    history = History(header.party, header.role)
+    for record in records:
+        history = history.after(*decode_record(record))
+    return history
+
+
+def copied(records):
+    return json.loads(json.dumps(records))
+
+
+def record_like(record, kind, **fields):
+    header = {
+        name: record[name] for name in ("v", "seq", "prev", "party", "role", "run")
+    }
+    return header | {"kind": kind} | fields
+
+
+def test_replaying_gives_the_state(alpha, server):
+    history = replay(alpha[:7])
+    assert history.phase is Phase.CHARGED
+    assert history.unfinished
+    assert (history.round, history.attempt, history.records) == (2, 1, 7)
+    assert charge_count(history.charges) == history.spend.charges == 2
+    assert history.totals() == (history.spend, history.lifetime_spend)
+    assert replay(server).phase is Phase.CLOSED
+    assert replay(server).published == 2
+    assert not replay(server).unfinished
+
+
+def test_totals_without_a_charge_are_zero_at_the_right_deltas(alpha):
+    spend, lifetime = replay(alpha[:1]).totals()
+    assert (spend.charges, spend.epsilon_pld, str(spend.delta)) == (0, 0, "0.00001")
+    assert (lifetime.charges, lifetime.epsilon_rdp, str(lifetime.delta)) == (
+        0,
+        0,
+        "0.0001",
+    )
+    with pytest.raises(BrokenChainError):
+        History("alpha", Role.CLIENT).totals()
+    with pytest.raises(BrokenChainError):
+        History("alpha", Role.CLIENT).cap_delta  # noqa: B018
+
+
+def test_equal_events_are_counted_together():
+    first, second = event_of(make_plan()), event_of(make_plan(norm_bound=1025))
+    charges = charged(charged(charged((), first, 1), second, 2), first, 3)
+    assert charges == ((first, 4), (second, 2))
+    assert charge_count(charges) == 6
+
+
+SECOND_RUN = "22" * 16
+
+
+def reopened(records, **changes):
+    again = copied(records[0]) | {"run": SECOND_RUN} | changes
+    again["plan_digest"] = plan_digest(again["plan"]).hex()
+    return [*records, again]
+
+
+def test_a_second_run_on_the_same_data_may_be_opened(alpha):
+    history = replay(reopened(alpha))
+    assert history.charges == ()
+    assert charge_count(history.lifetime) == 3
+    assert history.run.hex() == SECOND_RUN
+    # A run that was never closed may be followed by another, too.
+    assert charge_count(replay(reopened(alpha[:4])).lifetime) == 1
+
+
+@pytest.mark.parametrize(
+    ("what", "change"),
+    [
+        ("another data set", lambda r: {"data": "11" * 16}),
+        ("a run that was opened", lambda r: {"run": r["run"]}),
+        ("another privacy unit", lambda r: {"plan": r["plan"] | {"unit": "patient"}}),
+        ("another key", lambda r: {"roster": r["roster"] | {"alpha": "11" * 32}}),
+    ],
+)
+def test_a_second_run_must_be_of_the_same_data_unit_and_key(alpha, what, change):
+    with pytest.raises(LedgerError, match=what):
+        replay(reopened(alpha, **change(alpha[0])))
+
+
+def test_the_server_holds_one_run_and_only_the_server_is_called_so(alpha, server):
+    with pytest.raises(LedgerError, match="holds one run"):
+        replay(reopened(server))
+    with pytest.raises(LedgerError, match="only the server's ledger"):
+        replay([record | {"party": "beta"} for record in copied(server)])
+    with pytest.raises(LedgerError, match="only the server's ledger"):
+        replay([record | {"party": "server"} for record in copied(alpha)])
+
+
+def test_a_party_that_is_not_in_the_roster_has_no_ledger(alpha):
+    with pytest.raises(LedgerError, match="does not hold this party"):
+        replay([record | {"party": "delta"} for record in copied(alpha)])
+
+
+@pytest.mark.parametrize(
+    "said", [("joined", 2, 1), ("intent", 1, 1), ("intent", 2, 2), ("intent", 2, 1)]
+)
+def test_a_resumption_says_what_was_last(alpha, said):
+    last, number, attempt = said
+    resumed = record_like(
+        alpha[7], "resumed", last=last, round=number, attempt=attempt, torn_bytes=0
+    )
+    if said == ("intent", 2, 1):
+        assert replay([*alpha[:7], resumed]).phase is Phase.INTERRUPTED
+        return
+    with pytest.raises(LedgerError, match="does not say what was last"):
+        replay([*alpha[:7], resumed])
+
+
+def test_a_refusal_changes_nothing(alpha):
+    fields = {"reason": "policy_epsilon", "offer_digest": None}
+    for count in range(1, 12):
+        refused = record_like(alpha[count], "refused", round=0, attempt=0, **fields)
+        before, after = replay(alpha[:count]), replay([*alpha[:count], refused])
+        assert (after.phase, after.charges) == (before.phase, before.charges)
+    refused = record_like(alpha[5], "refused", round=0, attempt=1, **fields)
+    with pytest.raises(LedgerError, match="stand only together"):
+        replay([*alpha[:5], refused])
+
+
+SERVERS_LIES = {
+    "member unknown": (2, {"members": ["alpha", "zeta"]}),
+    "sharers beyond the roster": (3, {"sharers": ["alpha", "beta", "gamma", "zeta"]}),
+    "survivors beyond the sharers": (3, {"sharers": ["alpha", "beta"]}),
+    "head of a stranger": (4, {"heads": {"zeta": "11" * 32}}),
+    "dropout unknown": (7, {"dropouts": ["zeta"]}),
+    "other survivors": (4, {"survivors": ["alpha", "beta"]}),
+    "other adapter": (4, {"adapter_before": "11" * 32}),
+    "other round": (4, {"round": 2}),
+    "round repeated": (5, {"round": 1}),
+    "round beyond": (5, {"round": 4}),
+    "not the published adapter": (5, {"adapter_digest": "11" * 32}),
+    "counts": (12, {"aborted": 0}),
+    "run": (6, {"run": "11" * 16}),
+}
+
+
+@pytest.mark.parametrize("name", SERVERS_LIES)
+def test_a_server_record_that_contradicts_the_others_is_refused(server, name):
+    place, change = SERVERS_LIES[name]
+    records = copied(server)
+    records[place] |= change
+    with pytest.raises(LedgerError):
+        replay(records)
+
+
+def test_a_sum_of_too_few_is_refused_even_if_the_server_says_so_everywhere(server):
+    records = copied(server)
+    for place in (3, 4):
+        records[place]["survivors"] = ["alpha"]
+    with pytest.raises(LedgerError, match="min_survivors"):
+        replay(records)
+
+
+def test_a_sum_of_strangers_is_refused(alpha):
+    records = copied(alpha)
+    records[4]["survivors"] = ["alpha", "beta", "zeta"]
+    with pytest.raises(LedgerError, match="not in the plan"):
+        replay(records)
+
+
+def test_a_client_that_names_itself_among_the_survivors_cannot_have_missed(alpha):
+    records = copied(alpha)
+    records[4] |= {"status": "missed", "reason": "left_out"}
+    with pytest.raises(LedgerError, match="this client is in the sum"):
+        replay(records)
+
+
+def test_an_attempt_may_be_made_again_under_a_higher_number_only(alpha):
+    records = copied(alpha[:8])
+    joined = copied(alpha[5]) | {"attempt": 2}
+    assert replay([*records, joined]).attempt == 2
+    with pytest.raises(LedgerError, match="not later"):
+        replay([*records, copied(alpha[5])])

@@ -1,0 +1,141 @@
+"""Whole rounds: with nothing wrong but dropouts, the secure sum is the plain sum."""
+
+from itertools import chain, combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from privacy.errors import BelowThresholdError
+from privacy.plan import threshold
+from privacy.secagg.messages import MaskedInput, words_from_bytes
+from privacy.wire import decode
+from tests.privacy.secagg.harness import (
+    PHASES,
+    client_names,
+    finish,
+    make_terms,
+    noised,
+    plain_sum,
+    play_until,
+    run_round,
+)
+
+
+def subsets(names):
+    return chain.from_iterable(combinations(names, k) for k in range(len(names) + 1))
+
+
+def expected_survivors(terms, drops):
+    """Who must be in the sum, or None where the round must end below the threshold."""
+    gone = {phase: set(drops.get(phase, ())) for phase in PHASES}
+    roster = set(terms.cohort) - gone["advert"]
+    t = threshold(len(roster), terms.colluders)
+    least = max(t, terms.min_survivors)
+    if len(roster) < max(3, least):
+        return None
+    sharers = roster - gone["shares"]
+    survivors = sharers - gone["masked"]
+    confirmed = survivors - gone["consistency"]
+    revealed = confirmed - gone["reveal"]
+    if min(len(sharers), len(survivors)) < least or min(
+        len(confirmed), len(revealed)
+    ) < max(t, 1):
+        return None
+    return survivors
+
+
+def check_round(terms, drops):
+    survivors = expected_survivors(terms, drops)
+    if survivors is None:
+        with pytest.raises(BelowThresholdError):
+            run_round(terms, drops=drops)
+        return
+    outcome = run_round(terms, drops=drops)
+    assert outcome.unmasked.survivors == tuple(sorted(survivors))
+    assert np.array_equal(outcome.unmasked.residues, plain_sum(terms, survivors))
+    assert outcome.errors == {}
+    assert outcome.unmasked.blamed == {}
+    for published in outcome.published.values():
+        assert published.survivors == outcome.unmasked.survivors
+        assert published.transcript_hash == outcome.unmasked.transcript_hash
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(("count", "colluders"), [(3, 0), (3, 1), (4, 0), (4, 1)])
+def test_every_dropout_subset_sums_exactly_or_ends_below_the_threshold(
+    count, colluders, phase
+):
+    terms = make_terms(count, colluders=colluders, min_survivors=max(2, colluders + 1))
+    for gone in subsets(client_names(count)):
+        check_round(terms, {phase: gone})
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_dropouts_in_every_phase_at_once_sum_exactly_or_end_the_round(data):
+    count = data.draw(st.integers(3, 6))
+    colluders = data.draw(st.integers(0, 1))
+    terms = make_terms(
+        count,
+        colluders=colluders,
+        min_survivors=data.draw(st.integers(2, count)),
+        modulus_bits=data.draw(st.sampled_from([1, 16, 20, 31, 32])),
+        vector_length=data.draw(st.integers(1, 9)),
+    )
+    leaving = st.sets(st.sampled_from(client_names(count)), max_size=1)
+    check_round(terms, {phase: data.draw(leaving) for phase in PHASES})
+
+
+def test_min_survivors_above_the_threshold_is_kept():
+    terms = make_terms(4, min_survivors=4)
+    check_round(terms, {})
+    check_round(terms, {"masked": ["client-000"]})
+    # The sum is fixed by then: its noise is in it whoever goes.
+    check_round(terms, {"consistency": ["client-000"]})
+
+
+def test_states_that_were_never_stored_give_the_same_sum():
+    terms = make_terms(4)
+    drops = {"masked": ["client-001"]}
+    stored = run_round(terms, drops=drops)
+    unstored = run_round(terms, drops=drops, restoring=False)
+    assert np.array_equal(stored.unmasked.residues, unstored.unmasked.residues)
+    assert stored.unmasked.transcript == unstored.unmasked.transcript
+
+
+def test_a_masked_vector_of_zeros_looks_random():
+    # Not a proof: it catches a mask that was left out or taken off again.
+    terms = make_terms(3, vector_length=4000)
+    play = play_until("masked", terms)
+    play.vectors = dict.fromkeys(
+        terms.cohort, noised(terms, np.zeros(4000, dtype=np.uint32))
+    )
+    play.answer("masked")
+    for sent in play.replies.values():
+        words = words_from_bytes(decode(MaskedInput, sent).words)
+        assert abs(np.unpackbits(words.view(np.uint8)).mean() - 0.5) < 0.01
+        assert len(np.unique(words)) > 3990
+    outcome = finish_collecting(play)
+    assert not outcome.unmasked.residues.any()
+
+
+def finish_collecting(play):
+    play.collect()
+    return finish(play, "consistency")
+
+
+def test_a_cohort_of_thirty_with_dropouts_sums_exactly():
+    terms = make_terms(30, colluders=9, min_survivors=20)
+    names = client_names(30)
+    check_round(
+        terms,
+        {
+            "advert": names[:1],
+            "shares": names[1:3],
+            "masked": names[3:7],
+            "consistency": names[7:9],
+            "reveal": names[9:10],
+        },
+    )
