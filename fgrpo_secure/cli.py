@@ -429,6 +429,8 @@ def _quiet_libraries() -> Any:  # noqa: ANN401
     import os
     import warnings
 
+    # Idle threads that spin would take the cores from the other processes.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

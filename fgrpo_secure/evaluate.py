@@ -11,13 +11,11 @@ import numpy as np
 
 from fgrpo_secure.config import ClientSection, RunConfig
 from fgrpo_secure.errors import ConfigurationError
-from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.data import load_examples
-from fgrpo_secure.grpo.policy import Policy
+from fgrpo_secure.grpo.policy import Policy, load_trained_policy
 from fgrpo_secure.grpo.rollout import generate
 from fgrpo_secure.task import (
     load_reward_set,
-    load_run_policy,
     rollout_settings,
     score,
 )
@@ -139,8 +137,8 @@ def score_adapter(
             "No client declares a public evaluation set.",
             "Set eval_data and eval_public = true in a [[client]] table.",
         )
-    policy = load_run_policy(config)
-    adapter.load_pretrained(policy.model, directory)
+    device = config.machine.device
+    policy = load_trained_policy(config.model.base, directory, device=device)
     return {
         client.name: evaluate(config, client, policy, progress) for client in clients
     }

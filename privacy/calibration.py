@@ -16,7 +16,7 @@ from privacy.accountant import (
     transferred_multiplier,
 )
 from privacy.errors import RefusalError
-from privacy.noise import MAX_VARIANCE
+from privacy.plan import MAX_NOISE_VARIANCE
 
 # The bound on one unit's part in the statistic. Rewards need no finer grid.
 STATISTIC_NORM_BOUND = 2**12
@@ -124,7 +124,7 @@ def calibrate(
         variance = _round_up(variance + 1)
     else:
         raise RefusalError(_UNREACHABLE)
-    if variance > MAX_VARIANCE:
+    if variance > MAX_NOISE_VARIANCE:
         msg = (
             "the target needs a noise variance above 2**52 grid steps squared: lower "
             "the scale, or ask for a larger epsilon"
@@ -154,7 +154,7 @@ def _statistic_variance(multiplier: Fraction) -> int:
         msg = "the statistic's noise multiplier is not positive: add noise to it"
         raise RefusalError(msg)
     variance = math.ceil((multiplier * STATISTIC_NORM_BOUND) ** 2) + ROUNDING_VARIANCE
-    if variance > MAX_VARIANCE:
+    if variance > MAX_NOISE_VARIANCE:
         msg = "the statistic's noise is too large to be useful: lower its multiplier"
         raise RefusalError(msg)
     return variance

@@ -20,11 +20,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.plan import MAX_NOISE_VARIANCE
 from privacy.randomness import RandomStream
 from privacy.vectors import FloatVector, IntVector
-
-# Up to here every product of the sampler is exact in int64.
-MAX_VARIANCE: Final = 2**52
 
 _WORD_BITS: Final = 64
 _COIN_BITS: Final = 53
@@ -60,7 +58,7 @@ def discrete_gaussian(stream: RandomStream, variance: int, count: int) -> IntVec
 
     Source: Canonne, Kamath and Steinke, arXiv 2004.00010, algorithms 1 to 3.
     """
-    if not 1 <= variance <= MAX_VARIANCE:
+    if not 1 <= variance <= MAX_NOISE_VARIANCE:
         msg = f"a noise variance is 1 to 2**52, got {variance}"
         raise ValueError(msg)
     if count < 0:

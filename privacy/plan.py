@@ -29,7 +29,7 @@ MIN_NOISE_SHARE_STD = 4
 MIN_CLIENTS = 3
 MAX_CLIENTS = 200
 
-# What the exact sampler can draw from.
+# Up to here every product of the sampler is exact in int64.
 MAX_NOISE_VARIANCE = 2**52
 
 # Ledgers record epsilon rounded up to this many decimals.

@@ -214,6 +214,64 @@ def load_policy(
     Raises:
         ModelError: The model cannot be found, read or adapted.
     """
+    model, tokenizer = _load_base(base, dtype)
+    return make_policy(model.to(device), tokenizer, lora)
+
+
+def load_trained_policy(
+    base: str,
+    directory: Path,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Policy:
+    """Load a base model with an adapter that was saved, to generate with.
+
+    Args:
+        base: A directory, or a name on the Hugging Face hub.
+        directory: A PEFT directory, of any LoRA configuration.
+        device: Where to compute, as torch names it.
+        dtype: The base model's numbers.
+
+    Raises:
+        ModelError: The model or the adapter cannot be found or read, or they do not
+            fit each other.
+    """
+    if not (directory / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{directory} is not a PEFT adapter directory.",
+            "Give the folder that holds adapter_config.json, such as RUN/adapter.",
+        )
+    model, tokenizer = _load_base(base, dtype)
+    try:
+        adapted = PeftModel.from_pretrained(model.to(device), str(directory))
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(
+            f"The adapter {directory} does not fit the model ({type(error).__name__}).",
+            "Use the base model that it was trained on.",
+        ) from error
+    return _policy(adapted.eval(), model, tokenizer)
+
+
+def make_policy(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, lora: LoraSettings
+) -> Policy:
+    """Make a policy of a model and a tokenizer in memory.
+
+    Raises:
+        ModelError: The model cannot be adapted, or names no end token.
+    """
+    return _policy(attach(model, lora).to(model.device), model, tokenizer)
+
+
+def _load_base(
+    base: str, dtype: torch.dtype
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A base model and its tokenizer.
+
+    Raises:
+        ModelError: The model cannot be found or read.
+    """
     if base.startswith((".", "/", "~")) and not Path(base).expanduser().is_dir():
         raise ModelError(
             f"There is no model directory {base}.",
@@ -232,18 +290,17 @@ def load_policy(
             "Give a directory with a causal model, its tokenizer and safetensors "
             "weights; without a network, download it first with `hf download`.",
         ) from error
-    return make_policy(model.to(device), tokenizer, lora)
+    return model, tokenizer
 
 
-def make_policy(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, lora: LoraSettings
+def _policy(
+    adapted: PeftModel, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> Policy:
-    """Make a policy of a model and a tokenizer in memory.
+    """A policy of a model that has its adapter.
 
     Raises:
-        ModelError: The model cannot be adapted, or names no end token.
+        ModelError: The model names no end token.
     """
-    adapted = attach(model, lora).to(model.device)
     network = adapted.get_base_model()
     eos_ids = _eos_ids(model, tokenizer)
     if not eos_ids:

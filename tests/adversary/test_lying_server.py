@@ -195,7 +195,12 @@ def test_a_roster_without_us_is_refused():
 @pytest.mark.parametrize("part", ["encryption_key", "mask_key"])
 @pytest.mark.parametrize(
     "public",
-    [bytes(32), b"\x01" + bytes(31), b"\xff" * 32, (2**255 - 19).to_bytes(32, "little")],
+    [
+        bytes(32),
+        b"\x01" + bytes(31),
+        b"\xff" * 32,
+        (2**255 - 19).to_bytes(32, "little"),
+    ],
     ids=["zero", "one", "all ones", "p"],
 )
 def test_a_low_order_or_non_canonical_key_is_refused(part, public):

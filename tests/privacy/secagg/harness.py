@@ -134,7 +134,9 @@ class Play:
             return state.share_keys(message, Counter("deal " + name))
         if phase == "masked":
             return state.mask(message, self.vectors[name])
-        return state.confirm(message) if phase == "consistency" else state.reveal(message)
+        return (
+            state.confirm(message) if phase == "consistency" else state.reveal(message)
+        )
 
     def answer(self, phase: str) -> None:
         """Every client that got a message answers it; an error ends its part."""
