@@ -5,16 +5,17 @@ in words. The format, byte for byte, is in docs/ledger.md.
 """
 
 from privacy.ledger.chain import Entry, Problem
+from privacy.ledger.codes import Reason, Role, Status, reason_of
 from privacy.ledger.folder import Report, verify_run
 from privacy.ledger.history import (
     Charges,
     History,
-    Phase,
     charge_count,
     charged,
     claimed_epsilon,
 )
 from privacy.ledger.keyfiles import read_key_file, write_key_file
+from privacy.ledger.payload import commitment, plan_digest
 from privacy.ledger.pricing import Price, price_charges, spend_of
 from privacy.ledger.records import (
     SERVER,
@@ -27,23 +28,18 @@ from privacy.ledger.records import (
     Joined,
     Outcome,
     Published,
-    Reason,
     Record,
     Refused,
     Resumed,
-    Role,
     Roster,
     RoundOpened,
     ServerClosed,
     ServerOpened,
     Spend,
-    Status,
     Survivors,
-    commitment,
-    plan_digest,
-    reason_of,
 )
 from privacy.ledger.show import show
+from privacy.ledger.steps import Phase
 from privacy.ledger.store import Ledger
 from privacy.ledger.verify import Run, VerifiedLedger, verify_ledger
 

@@ -18,13 +18,8 @@ from privacy.errors import (
     MalformedMessageError,
 )
 from privacy.ledger.envelope import GENESIS, line_hash, open_line
-from privacy.ledger.records import (
-    ClientOpened,
-    Header,
-    Record,
-    ServerOpened,
-    decode_record,
-)
+from privacy.ledger.payload import Header, decode_record
+from privacy.ledger.records import ClientOpened, Record, ServerOpened
 from privacy.wire import parse_canonical_json
 
 NEWLINE = b"\n"

@@ -19,11 +19,13 @@ from pathlib import Path
 from privacy.crypto import VerifyKey
 from privacy.errors import LedgerError, MalformedMessageError
 from privacy.ledger.chain import Problem
+from privacy.ledger.codes import Role
 from privacy.ledger.history import claimed_epsilon
 from privacy.ledger.keyfiles import KEY_SUFFIX, parse_key_file
+from privacy.ledger.payload import plan_digest
 from privacy.ledger.pricing import Price, Pricing, price_charges
 from privacy.ledger.reconcile import RunFile, reconcile
-from privacy.ledger.records import SERVER, Role, Spend, plan_digest
+from privacy.ledger.records import SERVER, Spend
 from privacy.ledger.remembered import HEAD_SUFFIX, Head, parse_head
 from privacy.ledger.terms import Terms, read_terms
 from privacy.ledger.verify import Run, VerifiedLedger, examine

@@ -1,16 +1,13 @@
 """What a ledger has said so far, and what it may say next.
 
 The same rules are applied before a record is written and when a ledger is read, so
-that no honest program writes a line that its verifier refuses. `CLIENT_STEPS` and
-`SERVER_STEPS` are the state machines; `docs/ledger.md` shows the same tables.
+that no honest program writes a line that its verifier refuses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from enum import StrEnum
 
 from privacy.errors import (
     BrokenChainError,
@@ -18,6 +15,8 @@ from privacy.errors import (
     DisagreementError,
     MalformedMessageError,
 )
+from privacy.ledger.codes import Role, Status
+from privacy.ledger.payload import Header, plan_digest
 from privacy.ledger.records import (
     SERVER,
     Aborted,
@@ -25,7 +24,6 @@ from privacy.ledger.records import (
     ClientOpened,
     Commit,
     Event,
-    Header,
     Intent,
     Joined,
     Outcome,
@@ -33,100 +31,15 @@ from privacy.ledger.records import (
     Record,
     Refused,
     Resumed,
-    Role,
     Roster,
     RoundOpened,
     ServerClosed,
     ServerOpened,
     Spend,
-    Status,
     Survivors,
-    plan_digest,
 )
+from privacy.ledger.steps import STEPS, Phase
 from privacy.ledger.terms import Terms, read_terms
-
-
-class Phase(StrEnum):
-    """Where a ledger stands between two records."""
-
-    CLOSED = "closed"
-    IDLE = "idle"
-    JOINED = "joined"
-    CHARGED = "charged"
-    INTERRUPTED = "interrupted"
-    COMMITTED = "committed"
-    OFFERED = "offered"
-    ROSTERED = "rostered"
-    COUNTED = "counted"
-
-
-# A charge whose process died may be followed by a new charge for the same attempt,
-# since its noise died with it; a commitment may not, since its vector may have left.
-# A new run may follow one that was never closed.
-CLIENT_STEPS: Mapping[Phase, Mapping[str, Phase]] = {
-    Phase.CLOSED: {"opened": Phase.IDLE},
-    Phase.IDLE: {
-        "joined": Phase.JOINED,
-        "refused": Phase.IDLE,
-        "resumed": Phase.IDLE,
-        "closed": Phase.CLOSED,
-        "opened": Phase.IDLE,
-    },
-    Phase.JOINED: {
-        "intent": Phase.CHARGED,
-        "outcome": Phase.IDLE,
-        "refused": Phase.JOINED,
-        "resumed": Phase.JOINED,
-        "opened": Phase.IDLE,
-    },
-    Phase.CHARGED: {
-        "commit": Phase.COMMITTED,
-        "outcome": Phase.IDLE,
-        "refused": Phase.CHARGED,
-        "resumed": Phase.INTERRUPTED,
-        "opened": Phase.IDLE,
-    },
-    Phase.INTERRUPTED: {
-        "intent": Phase.CHARGED,
-        "commit": Phase.COMMITTED,
-        "outcome": Phase.IDLE,
-        "refused": Phase.INTERRUPTED,
-        "resumed": Phase.INTERRUPTED,
-        "opened": Phase.IDLE,
-    },
-    Phase.COMMITTED: {
-        "outcome": Phase.IDLE,
-        "refused": Phase.COMMITTED,
-        "resumed": Phase.COMMITTED,
-        "opened": Phase.IDLE,
-    },
-}
-
-SERVER_STEPS: Mapping[Phase, Mapping[str, Phase]] = {
-    Phase.CLOSED: {"opened": Phase.IDLE},
-    Phase.IDLE: {
-        "round_opened": Phase.OFFERED,
-        "resumed": Phase.IDLE,
-        "closed": Phase.CLOSED,
-    },
-    Phase.OFFERED: {
-        "roster": Phase.ROSTERED,
-        "aborted": Phase.IDLE,
-        "resumed": Phase.OFFERED,
-    },
-    Phase.ROSTERED: {
-        "survivors": Phase.COUNTED,
-        "aborted": Phase.IDLE,
-        "resumed": Phase.ROSTERED,
-    },
-    Phase.COUNTED: {
-        "published": Phase.IDLE,
-        "aborted": Phase.IDLE,
-        "resumed": Phase.COUNTED,
-    },
-}
-
-_STEPS = {Role.CLIENT: CLIENT_STEPS, Role.SERVER: SERVER_STEPS}
 
 # Records that do not speak of the round that was begun last.
 _PLACELESS = (
@@ -246,7 +159,7 @@ class History:
         if (header.party, header.role) != (self.party, self.role):
             msg = "a record of another party"
             raise BrokenChainError(msg)
-        phase = _STEPS[self.role][self.phase].get(record.kind)
+        phase = STEPS[self.role][self.phase].get(record.kind)
         if phase is None:
             msg = f"{record.kind!r} cannot follow in the phase {self.phase.value!r}"
             raise BrokenChainError(msg)

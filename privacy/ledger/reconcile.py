@@ -10,16 +10,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from privacy.ledger.chain import Problem
+from privacy.ledger.codes import Reason, Status
 from privacy.ledger.records import (
     Aborted,
     Commit,
     Joined,
     Outcome,
     Published,
-    Reason,
     Roster,
     RoundOpened,
-    Status,
 )
 from privacy.ledger.verify import Run
 

@@ -6,26 +6,10 @@ private: no counts of draws, no rewards, no hashes of data, no times.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Annotated, ClassVar, TypeAlias
 
-from privacy.crypto import Label, sha256
-from privacy.errors import (
-    BadSignatureError,
-    BelowThresholdError,
-    BudgetExceededError,
-    FaultyClientError,
-    FaultyPeerOrServerError,
-    FaultyServerError,
-    LedgerError,
-    MalformedMessageError,
-    PlanMismatchError,
-    PrivacyError,
-    ReplayError,
-    UnsupportedEventError,
-)
+from privacy.ledger.codes import Reason, Status
 from privacy.ledger.fields import (
     BigInteger,
     Count,
@@ -35,7 +19,6 @@ from privacy.ledger.fields import (
     Keys,
     Kind,
     MaybeDigest,
-    Name,
     Names,
     Number,
     Object,
@@ -43,94 +26,12 @@ from privacy.ledger.fields import (
     Rate,
     Software,
     choice,
-    from_object,
     nested,
     optional,
     refuse,
-    to_object,
 )
-from privacy.wire import Json, canonical_json
 
-FORMAT_VERSION = 1
 SERVER = "server"
-COMMIT_SECRET_BYTES = 32
-
-
-class Role(StrEnum):
-    """On which side of the federation a ledger is kept."""
-
-    CLIENT = "client"
-    SERVER = "server"
-
-
-class Status(StrEnum):
-    """How a round ended for a client."""
-
-    PUBLISHED = "published"
-    ABORTED = "aborted"
-    MISSED = "missed"
-
-
-class Reason(StrEnum):
-    """Why something was refused, aborted or missed: codes, never free text.
-
-    None depends on private data. The `policy_*` codes are a site's own rules.
-    """
-
-    BELOW_THRESHOLD = "below_threshold"
-    MALFORMED_MESSAGE = "malformed_message"
-    BAD_SIGNATURE = "bad_signature"
-    FAULTY_SERVER = "faulty_server"
-    FAULTY_CLIENT = "faulty_client"
-    FAULTY_PEER_OR_SERVER = "faulty_peer_or_server"
-    SERVER_ABORTED = "server_aborted"
-    DEADLINE = "deadline"
-    LEFT_OUT = "left_out"
-    INTERRUPTED = "interrupted"
-    STOPPED = "stopped"
-    REFUSED = "refused"
-    REPLAY = "replay"
-    PLAN_MISMATCH = "plan_mismatch"
-    ADAPTER_MISMATCH = "adapter_mismatch"
-    UNKNOWN_PARTY = "unknown_party"
-    BUDGET_EXCEEDED = "budget_exceeded"
-    UNSUPPORTED_EVENT = "unsupported_event"
-    LEDGER_UNRELIABLE = "ledger_unreliable"
-    POLICY_EPSILON = "policy_epsilon"
-    POLICY_DELTA = "policy_delta"
-    POLICY_COHORT = "policy_cohort"
-    POLICY_SURVIVORS = "policy_survivors"
-    POLICY_COLLUDERS = "policy_colluders"
-    POLICY_UNIT = "policy_unit"
-    POLICY_MODEL = "policy_model"
-    POLICY_REWARD = "policy_reward"
-    POLICY_CODE = "policy_code"
-    POLICY_TASK = "policy_task"
-    NOT_APPROVED = "not_approved"
-    ENVIRONMENT = "environment"
-
-
-_REASONS: tuple[tuple[type[PrivacyError], Reason], ...] = (
-    (BudgetExceededError, Reason.BUDGET_EXCEEDED),
-    (UnsupportedEventError, Reason.UNSUPPORTED_EVENT),
-    (PlanMismatchError, Reason.PLAN_MISMATCH),
-    (ReplayError, Reason.REPLAY),
-    (BelowThresholdError, Reason.BELOW_THRESHOLD),
-    (MalformedMessageError, Reason.MALFORMED_MESSAGE),
-    (FaultyServerError, Reason.FAULTY_SERVER),
-    (FaultyClientError, Reason.FAULTY_CLIENT),
-    (FaultyPeerOrServerError, Reason.FAULTY_PEER_OR_SERVER),
-    (BadSignatureError, Reason.BAD_SIGNATURE),
-    (LedgerError, Reason.LEDGER_UNRELIABLE),
-)
-
-
-def reason_of(error: PrivacyError) -> Reason:
-    """The code under which an error of the kernel stands in a ledger."""
-    for kind, reason in _REASONS:
-        if isinstance(error, kind):
-            return reason
-    return Reason.STOPPED
 
 
 @dataclass(frozen=True, slots=True)
@@ -486,105 +387,3 @@ ServerRecord: TypeAlias = (
     | ServerClosed
 )
 Record: TypeAlias = ClientRecord | ServerRecord
-
-_CLIENT_KINDS: tuple[type[Record], ...] = (
-    ClientOpened,
-    Joined,
-    Intent,
-    Commit,
-    Outcome,
-    Refused,
-    Resumed,
-    ClientClosed,
-)
-_SERVER_KINDS: tuple[type[Record], ...] = (
-    ServerOpened,
-    RoundOpened,
-    Roster,
-    Survivors,
-    Published,
-    Aborted,
-    Resumed,
-    ServerClosed,
-)
-KINDS: Mapping[Role, Mapping[str, type[Record]]] = {
-    Role.CLIENT: {record.kind: record for record in _CLIENT_KINDS},
-    Role.SERVER: {record.kind: record for record in _SERVER_KINDS},
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What every record carries beside its own fields.
-
-    Attributes:
-        seq: the record's place, from 0.
-        prev: hash of the line before, 32 zero bytes at first.
-        party: whose ledger it is.
-        role: on which side.
-        run: the run's handle.
-    """
-
-    seq: Count
-    prev: Digest
-    party: Name
-    role: Annotated[Role, choice(Role)]
-    run: Handle
-
-
-def commitment(secret: bytes, vector: bytes) -> bytes:
-    """Bind a vector before it is sent, without a hash that can be searched.
-
-    Args:
-        secret: 32 fresh bytes that the client keeps.
-        vector: the noised vector, little-endian words.
-
-    Returns:
-        32 bytes.
-    """
-    if len(secret) != COMMIT_SECRET_BYTES:
-        msg = f"a commitment needs {COMMIT_SECRET_BYTES} secret bytes"
-        raise ValueError(msg)
-    return sha256(Label.LEDGER_COMMIT, secret, vector)
-
-
-def plan_digest(plan: Mapping[str, Json]) -> bytes:
-    """The digest of a plan's JSON object, 32 bytes."""
-    return sha256(Label.PLAN, canonical_json(dict(plan)))
-
-
-def encode_record(header: Header, record: Record) -> bytes:
-    """The canonical payload of a line."""
-    payload = to_object(header) | to_object(record)
-    payload |= {"v": FORMAT_VERSION, "kind": record.kind}
-    return canonical_json(payload)
-
-
-def decode_record(value: Json) -> tuple[Header, Record]:
-    """Read a payload that has exactly the fields of its kind.
-
-    Raises:
-        MalformedMessageError: anything else.
-    """
-    if not isinstance(value, dict):
-        msg = "a payload that is not an object"
-        raise refuse(msg)
-    body = dict(value)
-    version = body.pop("v", None)
-    if version != FORMAT_VERSION or isinstance(version, bool):
-        msg = "a record of another format version"
-        raise refuse(msg)
-    kind = body.pop("kind", None)
-    names = ("seq", "prev", "party", "role", "run")
-    header = from_object(Header, {name: body.get(name) for name in names})
-    known = KINDS[header.role]
-    if not isinstance(kind, str) or kind not in known:
-        msg = f"an unknown kind of record for a {header.role.value}"
-        raise refuse(msg)
-    record_type = known[kind]
-    # Only `opened` names its run; every other record inherits it from the header.
-    shared = {"run"} if kind == ClientOpened.kind else set()
-    for name in names:
-        if name not in shared:
-            body.pop(name)
-    return header, from_object(record_type, body)

@@ -21,17 +21,11 @@ from privacy.errors import (
     PrivacyError,
 )
 from privacy.ledger.chain import NEWLINE, Problem, read_chain, split_lines
+from privacy.ledger.codes import Role
 from privacy.ledger.envelope import GENESIS, line_hash, seal_line
 from privacy.ledger.history import History
-from privacy.ledger.records import (
-    ClientOpened,
-    Header,
-    Record,
-    Role,
-    ServerOpened,
-    decode_record,
-    encode_record,
-)
+from privacy.ledger.payload import Header, decode_record, encode_record
+from privacy.ledger.records import ClientOpened, Record, ServerOpened
 from privacy.ledger.remembered import (
     EMPTY,
     HEAD_SUFFIX,

@@ -19,16 +19,11 @@ from privacy.errors import (
     PrivacyError,
 )
 from privacy.ledger.chain import Entry, Problem, read_chain
+from privacy.ledger.codes import Role
 from privacy.ledger.history import History
+from privacy.ledger.payload import Header
 from privacy.ledger.pricing import Price, Pricing, price_charges
-from privacy.ledger.records import (
-    ClientClosed,
-    ClientOpened,
-    Header,
-    Intent,
-    Role,
-    ServerOpened,
-)
+from privacy.ledger.records import ClientClosed, ClientOpened, Intent, ServerOpened
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,7 @@ def test_a_byte_flipped_in_any_file_of_the_run_is_found(run_folder):
     assert len(files) == 13
     for path in sorted(files):
         data = path.read_bytes()
-        for place in range(0, len(data), max(1, len(data) // 40)):
+        for place in range(0, len(data), max(1, len(data) // 15)):
             flipped = bytearray(data)
             flipped[place] ^= 1 << (place % 8)
             path.write_bytes(flipped)

@@ -4,7 +4,7 @@ import pytest
 
 from privacy.errors import BrokenChainError, LedgerError
 from privacy.ledger import History, Phase, Role, charge_count, charged, plan_digest
-from privacy.ledger.records import decode_record
+from privacy.ledger.payload import decode_record
 from tests.privacy.ledger.synthetic import event_of, make_plan, payloads
 
 

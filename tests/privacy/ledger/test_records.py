@@ -22,7 +22,7 @@ from privacy.ledger import (
     reason_of,
 )
 from privacy.ledger.fields import codecs, decimal_text
-from privacy.ledger.records import KINDS, Header, decode_record, encode_record
+from privacy.ledger.payload import KINDS, Header, decode_record, encode_record
 from privacy.wire import parse_canonical_json
 
 HEADER = Header(seq=3, prev=bytes(32), party="alpha", role=Role.CLIENT, run=bytes(16))

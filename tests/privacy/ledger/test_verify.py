@@ -22,8 +22,8 @@ from privacy.ledger import (
     spend_of,
     verify_ledger,
 )
-from privacy.ledger.history import CLIENT_STEPS, SERVER_STEPS
-from privacy.ledger.records import KINDS
+from privacy.ledger.payload import KINDS
+from privacy.ledger.steps import CLIENT_STEPS, SERVER_STEPS
 from tests.privacy.ledger.synthetic import (
     CLIENTS,
     SyntheticClient,
