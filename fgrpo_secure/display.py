@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import (
@@ -15,11 +14,33 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 
 _SHOWN_ANSWER = 40
+
+
+@dataclass(frozen=True, slots=True)
+class RoundReport:
+    """One round, for people.
+
+    Attributes:
+        number: of the round, from 1.
+        rounds: registered by the plan.
+        published: whether the adapter moved.
+        outcome: what came of it, in words.
+        spent: epsilon so far, of a client that was charged every round.
+        target: the plan's epsilon.
+        seconds_left: an estimate for the rounds to come.
+    """
+
+    number: int
+    rounds: int
+    published: bool
+    outcome: str
+    spent: float
+    target: float
+    seconds_left: float
 
 
 class Display:
@@ -34,12 +55,10 @@ class Display:
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._rounds: TaskID | None = None
-        self._started = time.monotonic()
-        self._first_round: tuple[float, int] | None = None
 
     def say(self, text: str) -> None:
         """Print one line."""
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=True)
 
     @contextmanager
     def running(self, rounds: int, done: int) -> Iterator[None]:
@@ -49,20 +68,17 @@ class Display:
             rounds: how many the plan registers.
             done: how many were done before, by a run that is resumed.
         """
-        self._first_round = (time.monotonic(), done)
         if not self.console.is_terminal:
             yield
             return
-        bars = Progress(
+        columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
-            console=self.console,
         )
-        with bars:
+        with Progress(*columns, console=self.console) as bars:
             self._bars = bars
             self._rounds = bars.add_task(
                 "rounds", total=rounds, completed=done, note=""
@@ -81,29 +97,17 @@ class Display:
             self._tasks[label] = self._bars.add_task(label, total=total, note="")
         self._bars.update(self._tasks[label], completed=done, total=total)
 
-    def round_done(
-        self, number: int, rounds: int, outcome: str, spent: float, target: float
-    ) -> None:
-        """Report one round: what came of it, and what is spent.
-
-        Args:
-            number: of the round, from 1.
-            rounds: registered by the plan.
-            outcome: in words.
-            spent: epsilon so far, of the client that has spent most.
-            target: the plan's epsilon.
-        """
-        budget = f"epsilon {spent:.3f} of {target:g}"
-        if self._bars is not None and self._rounds is not None:
-            self._bars.update(self._rounds, completed=number, note=budget)
+    def round_done(self, report: RoundReport) -> None:
+        """Report one round: what came of it, what is spent, how long it may take."""
+        left = f"about {report.seconds_left:.0f} s of rounds to go"
+        budget = f"epsilon {report.spent:.3f} of {report.target:g}; {left}"
+        if self._bars is None or self._rounds is None:
+            place = f"round {report.number}/{report.rounds}"
+            self.say(f"{place}: {report.outcome}; {budget}")
             return
-        left = self._remaining(number, rounds)
-        self.say(f"round {number}/{rounds}: {outcome}; {budget}; {left}")
-
-    def _remaining(self, number: int, rounds: int) -> str:
-        began, before = self._first_round or (self._started, 0)
-        each = (time.monotonic() - began) / max(1, number - before)
-        return f"about {each * (rounds - number):.0f} s to go"
+        self._bars.update(self._rounds, completed=report.number, note=budget)
+        if not report.published:
+            self.say(f"round {report.number}: {report.outcome}")
 
     def result(self, summary: Mapping[str, object], samples: object) -> None:
         """Print the table at the end of a run."""
@@ -136,8 +140,3 @@ def _row(name: str, values: Mapping[str, object], epsilon: str) -> list[str]:
     if not isinstance(before, float) or not isinstance(after, float):
         return [name, "not public", "not public", "", epsilon]
     return [name, f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}", epsilon]
-
-
-def is_terminal() -> bool:
-    """Whether a person is likely to be watching."""
-    return sys.stderr.isatty()

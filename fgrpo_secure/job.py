@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from fgrpo_secure.checkpoint import Checkpoint, write_checkpoint
 from fgrpo_secure.config import RunConfig
+from fgrpo_secure.display import RoundReport
 from fgrpo_secure.errors import StateError
 from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.policy import Policy
@@ -61,9 +62,7 @@ class Watcher(Protocol):
         """Show how far something is."""
         ...
 
-    def round_done(
-        self, number: int, rounds: int, outcome: str, spent: float, target: float
-    ) -> None:
+    def round_done(self, report: RoundReport) -> None:
         """Show the end of a round."""
         ...
 
@@ -157,9 +156,10 @@ def run(config: RunConfig, root: Path, watcher: Watcher) -> Finished:
             watcher.say(f"Going on after round {done} of {plan.rounds}.")
         job = _Job(config, plan, folder, exchange, watcher)
         try:
-            before = job.before(private / _BEFORE, server.adapter)
-            job.rounds(server, done)
-            after = job.evaluate(server.adapter)
+            with watcher.running(plan.rounds, done):
+                before = job.before(private / _BEFORE, server.adapter)
+                job.rounds(server, done)
+                after = job.evaluate(server.adapter)
             adapter.save_pretrained(server.model_with_adapter(), root / "adapter")
             survivors = server.last_survivors
             server.close()
@@ -198,6 +198,8 @@ class _Job:
             for client in self._config.client
             if client.eval_public and client.eval_data is not None
         ]
+        if public:
+            self._watcher.say("Scoring the public evaluation sets ...")
         answers = self._exchange.exchange(
             "evaluate",
             dict.fromkeys(public, adapter_bytes),
@@ -217,11 +219,20 @@ class _Job:
     def rounds(self, server: Server, done: int) -> None:
         """Run the rounds that are left."""
         plan, target = self._plan, float(self._plan.epsilon)
-        with self._watcher.running(plan.rounds, done):
-            for number in range(done + 1, plan.rounds + 1):
-                outcome = server.run_round(self._exchange, number)
-                spent = float(claimed_epsilon(self._cost(number)))
-                self._watcher.round_done(number, plan.rounds, outcome, spent, target)
+        began = time.monotonic()
+        for number in range(done + 1, plan.rounds + 1):
+            outcome = server.run_round(self._exchange, number)
+            each = (time.monotonic() - began) / (number - done)
+            report = RoundReport(
+                number=number,
+                rounds=plan.rounds,
+                published=outcome.published,
+                outcome=outcome.words,
+                spent=float(claimed_epsilon(self._cost(number))),
+                target=target,
+                seconds_left=each * (plan.rounds - number),
+            )
+            self._watcher.round_done(report)
 
     def _cost(self, charges: int) -> Spend:
         """What a client has spent that was charged this many rounds."""

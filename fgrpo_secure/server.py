@@ -55,6 +55,19 @@ if TYPE_CHECKING:
 ATTEMPT = 1
 
 
+@dataclass(frozen=True, slots=True)
+class RoundOutcome:
+    """What came of a round.
+
+    Attributes:
+        published: whether the adapter moved.
+        words: the same for people; nothing in them is private.
+    """
+
+    published: bool
+    words: str
+
+
 @dataclass(slots=True)
 class _Seen:
     """Who has answered so far in a round.
@@ -134,7 +147,7 @@ class Server:
         self._state = read_checkpoint(self._folder, history.adapter)
         return history.round
 
-    def run_round(self, exchange: Exchange, number: int) -> str:
+    def run_round(self, exchange: Exchange, number: int) -> RoundOutcome:
         """Run one round: publish a new adapter, or abort cleanly.
 
         Args:
@@ -142,7 +155,7 @@ class Server:
             number: of the round, from 1.
 
         Returns:
-            What came of it, in words that may be shown.
+            What came of it.
 
         Raises:
             LedgerError: the record is unreliable; nothing more may be done.
@@ -158,9 +171,10 @@ class Server:
             exchange.exchange(
                 "aborted", dict.fromkeys(self._names, b""), self._deadline
             )
-            return f"aborted: {error}"
+            return RoundOutcome(published=False, words=f"aborted: {error}")
         self._publish(exchange, number, unmasked, gradient, seen)
-        return f"{len(unmasked.survivors)} of {len(self._names)} clients in the sum"
+        words = f"{len(unmasked.survivors)} of {len(self._names)} clients in the sum"
+        return RoundOutcome(published=True, words=words)
 
     def close(self) -> None:
         """Close the run in the ledger."""

@@ -225,4 +225,5 @@ def open_client_ledger(
 
 
 def _labelled(progress: SiteProgress, name: str) -> Callable[[int, int], None]:
-    return lambda done, total: progress(f"rollouts {name}", done, total)
+    """Hundredths of the work: how many units were drawn is nobody else's business."""
+    return lambda done, total: progress(f"rollouts {name}", 100 * done // total, 100)

@@ -26,6 +26,7 @@ SEED = 20_250
 WIDTH = 96
 LAYERS = 3
 HEADS = 4
+CONTEXT = 64
 STEPS = 3000
 BATCH = 256
 PEAK_LEARNING_RATE = 3e-3
@@ -45,9 +46,9 @@ pipeline_tag: text-generation
 ---
 # The tiny base model of fgrpo-secure
 
-A `LlamaForCausalLM` of {parameters:,} parameters ({layers} layers of width {width}) with
-a tokenizer of single characters. It exists so that the default run needs no download
-and ends within minutes on two cores. It is of no use for anything else.
+A `LlamaForCausalLM` of {parameters:,} parameters ({layers} layers of width {width})
+with a tokenizer of single characters. It exists so that the default run needs no
+download and ends within minutes on two cores. It is of no use for anything else.
 
 Made by `python -m fgrpo_secure.assets.make` from fixed seeds: {steps:,} steps of AdamW
 on {batch} prompts each, public synthetic text of four families. Every prompt but the
@@ -75,6 +76,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         eos_token="<eos>",
         unk_token="<unk>",
         padding_side="left",
+        model_max_length=CONTEXT,
         clean_up_tokenization_spaces=False,
     )
 
@@ -133,7 +135,7 @@ def pretrain(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
             num_hidden_layers=LAYERS,
             num_attention_heads=HEADS,
             num_key_value_heads=HEADS,
-            max_position_embeddings=64,
+            max_position_embeddings=CONTEXT,
             tie_word_embeddings=True,
             pad_token_id=PAD,
             bos_token_id=BOS,
@@ -214,6 +216,23 @@ def model_card(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> s
     )
 
 
+def save(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, directory: Path
+) -> None:
+    """Write model, tokenizer and model card as one Hugging Face directory."""
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    # transformers 5 writes a class name that version 4 does not know; both know this.
+    path = directory / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    card = model_card(model, tokenizer)
+    (directory / "README.md").write_text(card, encoding="utf-8")
+    for written in directory.iterdir():
+        written.chmod(0o644)
+
+
 def report(line: str) -> None:
     """Show one line of progress at once."""
     sys.stdout.write(line + "\n")
@@ -231,11 +250,8 @@ def main() -> None:
     tokenizer = build_tokenizer()
     model = pretrain(tokenizer)
     directory = output / "tiny"
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    card = model_card(model, tokenizer)
-    (directory / "README.md").write_text(card, encoding="utf-8")
-    report(card)
+    save(model, tokenizer, directory)
+    report((directory / "README.md").read_text(encoding="utf-8"))
     for path in sorted(directory.iterdir()) + sorted((output / "data").iterdir()):
         report(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}")
 

@@ -42,13 +42,13 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One task: all its prompts, the right rule first, then the careless ones.
+    """One task: all its prompts, and the rules, the right one first.
 
     Attributes:
         name: the client's name, and the stem of its data files.
         prompts: yields every prompt of the family, each once.
         rules: the right rule, then the careless ones; the shares sum to one, and no
-            careless rule is right on any prompt.
+            two rules agree on any prompt.
     """
 
     name: str

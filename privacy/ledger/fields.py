@@ -203,7 +203,8 @@ Object = Annotated[Mapping[str, Json], Codec(dict, _decode_object)]
 def codecs(record: type) -> Mapping[str, Codec[Any]]:
     """The codec of each field of a record's class."""
     if record not in _CODECS:
-        hints = get_type_hints(record, include_extras=True)
+        # `Json` refers to itself by name, which is not defined where a record is.
+        hints = get_type_hints(record, localns={"Json": object}, include_extras=True)
         names = [item.name for item in fields(record)]
         _CODECS[record] = {name: get_args(hints[name])[1] for name in names}
     return _CODECS[record]

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.vectors import from_residues, squared_norm, to_residues
@@ -14,6 +14,7 @@ def vectors_that_fit(draw):
     return bits, np.array(words, dtype=np.int64)
 
 
+@settings(deadline=None)
 @given(vectors_that_fit())
 def test_residues_lift_back_to_the_vector(case):
     bits, vector = case
@@ -23,6 +24,7 @@ def test_residues_lift_back_to_the_vector(case):
     assert np.array_equal(from_residues(residues, bits), vector)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-(2**62), 2**62), min_size=1, max_size=8))
 def test_residues_are_the_integers_modulo_the_modulus(words):
     residues = to_residues(np.array(words, dtype=np.int64), 20)
@@ -37,6 +39,7 @@ def test_a_modulus_that_a_word_does_not_hold_is_refused(bits):
         from_residues(np.zeros(1, dtype=np.uint32), bits)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-(2**28), 2**28), max_size=60))
 def test_the_squared_norm_is_exact(words):
     exact = sum(word * word for word in words)

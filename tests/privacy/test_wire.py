@@ -3,7 +3,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.errors import MalformedMessageError
@@ -57,11 +57,13 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(outers)
 def test_a_record_is_read_back_as_it_was_written(record):
     assert decode(Outer, encode(record)) == record
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_random_bytes_are_no_record_unless_they_are_canonical(data):
     try:
@@ -71,6 +73,7 @@ def test_random_bytes_are_no_record_unless_they_are_canonical(data):
     assert encode(record) == data
 
 
+@settings(deadline=None)
 @given(outers, st.data())
 def test_a_truncated_or_extended_record_is_refused(record, data):
     whole = encode(record)
@@ -80,6 +83,7 @@ def test_a_truncated_or_extended_record_is_refused(record, data):
             decode(Outer, wrong)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_flipped_bit_is_refused_or_another_record(data):
     whole = bytearray(encode(EXAMPLE))
@@ -160,6 +164,7 @@ def test_a_reader_refuses_what_is_too_short_too_long_or_not_text():
         Reader(b"1").finish()
 
 
+@settings(deadline=None)
 @given(json_values)
 def test_canonical_json_is_read_back(value):
     assert parse_canonical_json(canonical_json(value)) == value
@@ -225,6 +230,7 @@ def test_json_integers_stay_exact():
         canonical_json(2**53)
 
 
+@settings(deadline=None)
 @given(st.fractions())
 def test_rationals_are_read_back(value):
     assert parse_rational(rational(value)) == value

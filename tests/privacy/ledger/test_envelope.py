@@ -1,9 +1,12 @@
 import base64
 import json
+from pathlib import Path
 
 import pytest
 
+from privacy.crypto import SigningKey
 from privacy.errors import BadSignatureError, MalformedMessageError
+from privacy.ledger import Joined, Reason, Role
 from privacy.ledger.envelope import (
     PAYLOAD_TYPE,
     authenticated_bytes,
@@ -11,6 +14,8 @@ from privacy.ledger.envelope import (
     open_line,
     seal_line,
 )
+from privacy.ledger.fields import codecs
+from privacy.ledger.payload import KINDS, Header, encode_record
 from privacy.wire import canonical_json
 from tests.privacy.ledger.synthetic import make_key
 
@@ -96,3 +101,29 @@ def test_the_hash_covers_every_byte_of_the_line():
     }
     assert len(changed) == len(line)
     assert line_hash(line) not in changed
+
+
+def test_the_example_in_the_documentation_is_what_is_written():
+    text = (Path(__file__).parents[3] / "docs" / "ledger.md").read_text()
+    example = text.split("### An example")[1].split("```")[1].split()
+    key = SigningKey(bytes(range(32)))
+    header = Header(1, b"\x11" * 32, "alpha", Role.CLIENT, bytes(range(16)))
+    record = Joined(1, 1, b"\x22" * 32, b"\x33" * 32)
+    line = seal_line(encode_record(header, record), key)
+    assert example == [
+        key.verify_key.raw.hex(),
+        key.verify_key.fingerprint,
+        encode_record(header, record).decode(),
+        line.decode(),
+        line_hash(line).hex(),
+    ]
+
+
+def test_every_reason_and_kind_is_in_the_documentation():
+    text = (Path(__file__).parents[3] / "docs" / "ledger.md").read_text()
+    words = {reason.value for reason in Reason}
+    words |= {kind for kinds in KINDS.values() for kind in kinds}
+    for kinds in KINDS.values():
+        for kind in kinds.values():
+            words |= set(codecs(kind))
+    assert [word for word in sorted(words) if f"`{word}`" not in text] == []

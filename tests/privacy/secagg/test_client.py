@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 from typing import get_type_hints
 
 import numpy as np
@@ -12,7 +13,7 @@ from privacy.errors import (
     RefusalError,
     ReplayError,
 )
-from privacy.secagg import client
+from privacy.secagg import client, server
 from privacy.secagg.client import (
     TRANSITIONS,
     AwaitingQuorum,
@@ -236,6 +237,16 @@ def test_the_outcome_is_what_the_server_published():
     assert published.survivors == outcome.unmasked.survivors
 
 
+def test_a_round_is_concluded_once():
+    play = play_until("reveal", make_terms(4))
+    play.answer("reveal")
+    play.collect()
+    message = play.server.publish(bytes(32), bytes(32))
+    play.clients[NAME].conclude(message)
+    with pytest.raises(ReplayError, match="already given"):
+        play.clients[NAME].conclude(message)
+
+
 def test_an_outcome_over_other_survivors_blames_the_server():
     play, state, message = answered("reveal")
     revealed, _ = state.reveal(message)
@@ -291,3 +302,23 @@ def test_labels_of_the_table_are_those_of_the_messages():
         Label.QUORUM,
         Label.PUBLISHED,
     ]
+
+
+def test_the_document_has_the_same_table():
+    page = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text("utf-8")
+    for state, awaits, method, sends, following in TRANSITIONS:
+        row = (
+            f"| `{state.__name__}` | {short(awaits)} | `{method}` "
+            f"| {short(sends)} | `{following.__name__}` |"
+        )
+        assert row in page
+    for state, collects, sends, following in server.TRANSITIONS:
+        row = (
+            f"| `{state.__name__}` | {short(collects)} | {short(sends)} "
+            f"| `{following.__name__}` |"
+        )
+        assert row in page
+
+
+def short(label):
+    return "nothing" if label is None else label.rsplit("/", 1)[1]

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.errors import (
@@ -89,6 +89,7 @@ def test_the_signature_covers_every_field(field):
         altered.verify(TERMS.cohort[NAME])
 
 
+@settings(deadline=None)
 @given(st.integers(0, 8 * len(MESSAGE) - 1))
 def test_no_flipped_bit_passes(bit):
     data = bytearray(MESSAGE)
@@ -97,18 +98,21 @@ def test_no_flipped_bit_passes(bit):
         read(bytes(data))
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(MESSAGE) - 1))
 def test_no_truncated_message_passes(length):
     with pytest.raises(MalformedMessageError):
         read(MESSAGE[:length])
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=20))
 def test_no_extended_message_passes(more):
     with pytest.raises(MalformedMessageError):
         read(MESSAGE + more)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_random_bytes_are_no_message(data):
     with pytest.raises(MalformedMessageError):

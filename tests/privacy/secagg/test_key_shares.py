@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.crypto import AgreementKey, Label, sha256
@@ -107,6 +107,7 @@ def leaves_of(count):
     return [sha256(Label.KEY_SHARE_LEAF, bytes([k])) for k in range(count)]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 70), st.data())
 def test_every_leaf_climbs_to_the_root(count, data):
     index = data.draw(st.integers(0, count - 1))
@@ -115,6 +116,7 @@ def test_every_leaf_climbs_to_the_root(count, data):
     assert merkle_climb(leaves[index], index, count, paths[index]) == root
 
 
+@settings(deadline=None)
 @given(st.integers(2, 40), st.data())
 def test_no_other_leaf_place_or_path_climbs_to_the_root(count, data):
     leaves = leaves_of(count)

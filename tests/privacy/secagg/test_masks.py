@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.crypto import AgreementKey
@@ -58,6 +58,7 @@ def test_a_low_order_peer_gives_no_mask_key():
         CONTEXT.pairwise_key(LEFT, ENDS[0], ("right", bytes(32)))
 
 
+@settings(deadline=None)
 @given(
     length=st.integers(0, 40),
     bits=st.integers(1, 32),

@@ -2,7 +2,7 @@ from dataclasses import fields
 from typing import get_args, get_origin, get_type_hints
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.crypto import Label
@@ -58,6 +58,7 @@ def test_every_message_is_covered():
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_a_message_is_read_back_and_nothing_else_is_read(kind):
+    @settings(deadline=None)
     @given(records(kind), st.data())
     def check(message, data):
         whole = encode(message)
@@ -72,6 +73,7 @@ def test_a_message_is_read_back_and_nothing_else_is_read(kind):
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_random_bytes_are_read_only_where_they_are_canonical(kind):
+    @settings(deadline=None)
     @given(st.binary(max_size=400))
     def check(data):
         try:
@@ -83,6 +85,7 @@ def test_random_bytes_are_read_only_where_they_are_canonical(kind):
     check()
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 2**32 - 1), max_size=30))
 def test_words_are_read_back(words):
     data = b"".join(word.to_bytes(4, "little") for word in words)
@@ -120,6 +123,7 @@ sets = st.dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(sets, sets)
 def test_set_hashes_bind_names_and_what_they_sent(left, right):
     base = bytes(32)

@@ -1,7 +1,7 @@
 from itertools import combinations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.errors import MalformedMessageError
@@ -37,6 +37,7 @@ def test_the_modulus_is_the_largest_prime_of_256_bits():
     assert not any(is_probable_prime(n) for n in range(PRIME + 2, 2**256, 2))
 
 
+@settings(deadline=None)
 @given(secrets, st.data())
 def test_any_threshold_of_shares_gives_the_secret_back(secret, data):
     count = data.draw(st.integers(1, 12))
@@ -53,6 +54,7 @@ def test_every_quorum_of_a_small_roster_gives_the_secret_back():
         assert combine({x: shares[x - 1] for x in chosen}) == secret
 
 
+@settings(deadline=None)
 @given(secrets)
 def test_fewer_shares_fit_every_secret(other):
     # Two shares of a threshold of three, and any secret at zero, determine a third

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.errors import BelowThresholdError, PlanMismatchError
@@ -18,6 +18,7 @@ def test_the_threshold_is_half_of_clients_and_colluders_plus_one(
     assert terms.roster_threshold(clients) == threshold
 
 
+@settings(deadline=None)
 @given(st.integers(3, 200), st.data())
 def test_two_quorums_of_one_roster_share_an_honest_client(clients, data):
     colluders = data.draw(st.integers(0, clients - 2))

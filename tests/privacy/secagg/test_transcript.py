@@ -1,4 +1,4 @@
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.crypto import Label
@@ -9,6 +9,7 @@ entries = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(entries, entries)
 def test_different_transcripts_have_different_hashes(left, right):
     assert (transcript_hash(left) == transcript_hash(right)) == (left == right)
