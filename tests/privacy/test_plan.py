@@ -1,0 +1,378 @@
+"""What a plan refuses, and that its digest is of everything."""
+
+import json
+import math
+from dataclasses import fields, replace
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from privacy.errors import PlanMismatchError, RefusalError
+from privacy.plan import (
+    WEIGHT_ONE,
+    ClientTerms,
+    Plan,
+    Weighting,
+    check_cohort,
+    threshold,
+    wrap_level,
+)
+from privacy.wire import canonical_json, parse_canonical_json
+from tests.plans import NAMES, NO_STATISTIC, UNIFORM, make_plan
+
+KNOWN_DIGEST = "to be filled in"
+
+
+def cohort(*units):
+    names = [f"client-{number:03d}" for number in range(len(units))]
+    return tuple(ClientTerms(*pair) for pair in zip(names, units, strict=True))
+
+
+# The digest.
+
+
+def test_the_digest_is_a_known_answer():
+    assert make_plan().digest == KNOWN_DIGEST
+
+
+def test_equal_plans_have_equal_digests_and_both_forms_agree():
+    assert make_plan().digest == make_plan().digest
+    assert make_plan().digest_bytes.hex() == make_plan().digest
+
+
+CHANGES = {
+    "unit": "patient_id",
+    "max_prompts_per_unit": 2,
+    "epsilon": "7.9",
+    "delta": "0.000009",
+    "rounds": 4,
+    "sampling_rate": Fraction(1, 11),
+    "clip_norm": Fraction(1, 5),
+    "norm_bound": 1023,
+    "noise_variance": 2**22 + 1,
+    "statistic_norm_bound": 4095,
+    "statistic_variance": 2**30 + 1,
+    "modulus_bits": 31,
+    "dimension": 7,
+    "min_survivors": 4,
+    "colluders": 0,
+    "clients": tuple(ClientTerms(name, 41) for name in NAMES),
+    "recipe": "cd" * 32,
+    "weighting": Weighting(
+        "fgrpo", "zscore", Fraction(1), Fraction(4, 5), Fraction(3)
+    ),
+}
+# A plan takes one value of these so far; another is refused.
+FIXED = {"trust": "local", "inner_steps": 2}
+
+
+def test_every_field_of_a_plan_is_tried_below():
+    assert {field.name for field in fields(Plan)} == CHANGES.keys() | FIXED.keys()
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_the_digest_changes_with_every_field(name):
+    assert make_plan(**{name: CHANGES[name]}).digest != make_plan().digest
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("gain", "logit"),
+        ("temperature", Fraction(2)),
+        ("baseline_decay", Fraction(1, 2)),
+        ("max_weight_ratio", Fraction(2)),
+    ],
+)
+def test_the_digest_changes_with_every_constant_of_the_weighting(name, value):
+    plan = make_plan()
+    changed = replace(plan, weighting=replace(plan.weighting, **{name: value}))
+    assert changed.digest != plan.digest
+
+
+def test_the_digest_changes_with_the_rule():
+    plain = make_plan(weighting=UNIFORM, **NO_STATISTIC)
+    size = replace(UNIFORM, rule="size")
+    assert make_plan(weighting=size, **NO_STATISTIC).digest != plain.digest
+
+
+def test_the_digest_changes_with_a_clients_name():
+    renamed = tuple(ClientTerms(name, 40) for name in (*NAMES[:-1], "sigma"))
+    assert make_plan(clients=renamed).digest != make_plan().digest
+
+
+def test_no_float_enters_the_digest():
+    def walk(value):
+        assert not isinstance(value, float)
+        if isinstance(value, dict):
+            value = list(value.values())
+        if isinstance(value, list):
+            for item in value:
+                walk(item)
+
+    walk(make_plan().to_json())
+
+
+# Its JSON.
+
+
+def test_a_plan_reads_back_what_it_writes():
+    plan = make_plan()
+    data = canonical_json(plan.to_json())
+    assert Plan.from_json(parse_canonical_json(data)) == plan
+
+
+def tampered(change):
+    value = json.loads(canonical_json(make_plan().to_json()))
+    change(value)
+    return value
+
+
+BAD_JSON = {
+    "another version": lambda v: v.update(format="fgrpo-secure/plan/2"),
+    "another adjacency": lambda v: v.update(adjacency="replace-one"),
+    "an unknown key": lambda v: v.update(extra=1),
+    "a missing key": lambda v: v.pop("rounds"),
+    "an unknown key of a client": lambda v: v["clients"][0].update(extra=1),
+    "a missing key of a client": lambda v: v["clients"][0].pop("units"),
+    "an unknown key of the weighting": lambda v: v["weighting"].update(extra=1),
+    "a missing key of the weighting": lambda v: v["weighting"].pop("gain"),
+    "a number as text": lambda v: v.update(rounds="3"),
+    "text as a number": lambda v: v.update(noise_variance=4194304),
+    "a float": lambda v: v.update(rounds=3.0),
+    "a truth value": lambda v: v.update(inner_steps=True),
+    "an unreduced rational": lambda v: v.update(sampling_rate="2/20"),
+    "a decimal for a rational": lambda v: v.update(sampling_rate="0.1"),
+    "a variance with a sign": lambda v: v.update(noise_variance="+4194304"),
+    "a variance with zeros in front": lambda v: v.update(noise_variance="04194304"),
+    "terms that a plan refuses": lambda v: v.update(min_survivors=1),
+    "clients that are not a list": lambda v: v.update(clients="alpha"),
+    "null": lambda v: v.update(delta=None),
+}
+
+
+@pytest.mark.parametrize("change", BAD_JSON.values(), ids=BAD_JSON.keys())
+def test_json_of_another_form_is_refused(change):
+    with pytest.raises(PlanMismatchError):
+        Plan.from_json(tampered(change))
+
+
+@pytest.mark.parametrize("value", [None, [], "plan", 7, {}])
+def test_json_that_is_no_object_is_refused(value):
+    with pytest.raises(PlanMismatchError):
+        Plan.from_json(value)
+
+
+# What it refuses.
+
+REFUSED = {
+    "two clients": {"clients": cohort(40, 40), "min_survivors": 2, "colluders": 0},
+    "more than 200 clients": {"clients": cohort(*[40] * 201)},
+    "clients out of order": {"clients": tuple(reversed(make_plan().clients))},
+    "a client twice": {"clients": cohort(40, 40, 40)[:1] * 3},
+    "a client named server": {
+        "clients": (*make_plan().clients[:3], ClientTerms("server", 40))
+    },
+    "a name with a slash": {"clients": (*cohort(40, 40, 40), ClientTerms("d/e", 40))},
+    "an empty name": {"clients": (ClientTerms("", 40), *cohort(40, 40, 40))},
+    "a name that is too long": {
+        "clients": (*cohort(40, 40, 40), ClientTerms("z" * 64, 40))
+    },
+    "a client without units": {"clients": cohort(40, 40, 0, 40)},
+    "as many colluders as clients": {"colluders": 4},
+    "negative colluders": {"colluders": -1},
+    "more survivors than clients": {"min_survivors": 5},
+    "no threshold": {"clients": cohort(40, 40, 40, 40), "colluders": 3},
+    "one survivor": {"min_survivors": 1, "colluders": 0},
+    "no honest share": {"min_survivors": 2, "colluders": 2},
+    "no honest share besides one's own": {"min_survivors": 1, "colluders": 1},
+    "an empty unit": {"unit": ""},
+    "no prompts of a unit": {"max_prompts_per_unit": 0},
+    "local trust": {"trust": "local"},
+    "unknown trust": {"trust": "none"},
+    "no rounds": {"rounds": 0},
+    "a sampling rate of 0": {"sampling_rate": Fraction(0)},
+    "a sampling rate above 1": {"sampling_rate": Fraction(11, 10)},
+    "two inner steps": {"inner_steps": 2},
+    "no inner step": {"inner_steps": 0},
+    "a clip norm of 0": {"clip_norm": Fraction(0)},
+    "a negative clip norm": {"clip_norm": Fraction(-1)},
+    "a norm bound of 0": {"norm_bound": 0},
+    "no dimension": {"dimension": 0},
+    "squares that overflow": {"dimension": 2**42, "norm_bound": 1024},
+    "epsilon 0": {"epsilon": "0"},
+    "a negative epsilon": {"epsilon": "-1"},
+    "epsilon with an exponent": {"epsilon": "8e0"},
+    "epsilon with zeros at the end": {"epsilon": "8.0"},
+    "epsilon with zeros in front": {"epsilon": "08"},
+    "an infinite epsilon": {"epsilon": "inf"},
+    "no epsilon": {"epsilon": ""},
+    "epsilon with seven decimals": {"epsilon": "7.1234567"},
+    "delta 0": {"delta": "0"},
+    "a delta that allows publishing a unit": {"delta": "0.0026"},
+    "delta 1": {"delta": "1"},
+    "a short recipe": {"recipe": "ab"},
+    "a rule that is unknown": {"weighting": replace(UNIFORM, rule="best")},
+    "a gain that is unknown": {
+        "weighting": replace(UNIFORM, gain="best"),
+        **NO_STATISTIC,
+    },
+    "a temperature of 0": {
+        "weighting": replace(UNIFORM, temperature=Fraction(0)),
+        **NO_STATISTIC,
+    },
+    "a decay of 1": {
+        "weighting": replace(UNIFORM, baseline_decay=Fraction(1)),
+        **NO_STATISTIC,
+    },
+    "a negative decay": {
+        "weighting": replace(UNIFORM, baseline_decay=Fraction(-1, 2)),
+        **NO_STATISTIC,
+    },
+    "a weight ratio below 1": {
+        "weighting": replace(UNIFORM, max_weight_ratio=Fraction(1, 2)),
+        **NO_STATISTIC,
+    },
+    "a noise share narrower than 4": {"noise_variance": 30},
+    "no noise": {"noise_variance": 0},
+    "negative noise": {"noise_variance": -(2**22)},
+    "fgrpo without a statistic": NO_STATISTIC,
+    "fgrpo with a statistic of too little noise": {"statistic_variance": 15},
+    "fgrpo with a statistic of no bound": {"statistic_norm_bound": 0},
+    "a statistic that nobody needs": {"weighting": UNIFORM},
+    "a bound of a statistic that nobody needs": {
+        "weighting": UNIFORM,
+        "statistic_variance": 0,
+    },
+    "a modulus of 33 bits": {"modulus_bits": 33},
+    "a modulus of no bits": {"modulus_bits": 0},
+    "a sum that can wrap": {"modulus_bits": 17},
+    "noise that can wrap": {"noise_variance": 2**50, "modulus_bits": 28},
+}
+
+
+@pytest.mark.parametrize("changes", REFUSED.values(), ids=REFUSED.keys())
+def test_a_plan_refuses(changes):
+    with pytest.raises(PlanMismatchError) as caught:
+        make_plan(**changes)
+    assert isinstance(caught.value, RefusalError)
+    assert len(str(caught.value)) > 10
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sampling_rate": Fraction(1)},
+        {"delta": "0.0025"},
+        {"noise_variance": 32},
+        {"epsilon": "0.000001"},
+        {"min_survivors": 4},
+        {"min_survivors": 2, "colluders": 0},
+        {"min_survivors": 2, "colluders": 1},
+        {"clients": cohort(*[40] * 200), "min_survivors": 200, "colluders": 198},
+    ],
+)
+def test_a_plan_accepts_the_ends_of_its_ranges(changes):
+    assert make_plan(**changes).digest
+
+
+def test_delta_is_held_against_the_largest_client():
+    sizes = cohort(10, 10, 1000)
+    changes = {"clients": sizes, "min_survivors": 2}
+    assert make_plan(delta="0.0001", **changes)
+    with pytest.raises(PlanMismatchError, match="delta"):
+        make_plan(delta="0.0001001", **changes)
+
+
+# Shares and thresholds.
+
+
+@given(st.integers(3, 200), st.data())
+def test_the_honest_shares_carry_the_whole_noise(count, data):
+    survivors = data.draw(st.integers(2, count))
+    colluders = data.draw(st.integers(0, survivors - 1))
+    variance = data.draw(st.integers(2**16, 2**40))
+    plan = make_plan(
+        clients=cohort(*[40] * count),
+        min_survivors=survivors,
+        colluders=colluders,
+        noise_variance=variance,
+    )
+    assert plan.honest_shares == survivors - max(1, colluders)
+    assert plan.noise_share_variance * plan.honest_shares >= variance
+    # No more than the rounding of each share above what is needed.
+    assert (plan.noise_share_variance - 1) * plan.honest_shares < variance
+
+
+def test_a_client_that_knows_its_own_share_is_never_counted_as_noise():
+    assert make_plan(min_survivors=3, colluders=0).honest_shares == 2
+    assert make_plan(min_survivors=3, colluders=1).honest_shares == 2
+    assert make_plan(min_survivors=3, colluders=2).honest_shares == 1
+
+
+def test_no_server_gets_enough_answers_to_two_questions():
+    for count in range(3, 201):
+        for colluders in range(count):
+            answers = threshold(count, colluders)
+            assert 2 * answers > count + colluders
+            assert 2 * (answers - 1) <= count + colluders
+
+
+@given(st.integers(3, 200), st.data())
+def test_a_cohort_is_accepted_only_with_a_threshold_that_can_be_met(count, data):
+    colluders = data.draw(st.integers(0, count - 1))
+    names = [f"client-{number:03d}" for number in range(count)]
+    met = threshold(count, colluders) <= count
+    try:
+        check_cohort(names, min_survivors=2, colluders=colluders)
+    except PlanMismatchError:
+        assert not met
+    else:
+        assert met
+
+
+def test_a_client_that_is_not_in_the_plan_is_an_error():
+    with pytest.raises(PlanMismatchError, match="stranger"):
+        make_plan().client("stranger")
+
+
+# Derived numbers.
+
+
+def test_the_grid_the_multiplier_and_the_batches_follow_from_the_terms():
+    plan = make_plan(clients=cohort(40, 80, 20), min_survivors=2)
+    assert plan.scale == 10240
+    assert plan.noise_multiplier == pytest.approx(2.0)
+    assert plan.vector_length == 7
+    assert plan.bytes_up == 28
+    assert plan.expected_batch("client-001") == 8
+    shares = [plan.batch_share(client.name) for client in plan.clients]
+    assert shares == [WEIGHT_ONE // 2, WEIGHT_ONE, WEIGHT_ONE // 4]
+
+
+@pytest.mark.parametrize("rate", [Fraction(1, 100), Fraction(1, 2), Fraction(1)])
+def test_the_wrap_level_covers_a_draw_that_is_ten_deviations_too_large(rate):
+    plan = make_plan(
+        sampling_rate=rate, clients=cohort(500, 700, 900), min_survivors=2
+    )
+    draw = 0
+    for client in plan.clients:
+        mean = float(rate * client.units)
+        spread = math.sqrt(mean * (1 - float(rate)))
+        draw += min(client.units, math.floor(mean + 7 * spread))
+    noise = math.sqrt(len(plan.clients) * plan.noise_share_variance)
+    assert wrap_level(plan) >= draw * plan.norm_bound + 7 * noise
+    # And never more than every unit at once with noise of ten deviations.
+    assert wrap_level(plan) <= 2100 * plan.norm_bound + 14 * noise
+
+
+def test_a_small_data_set_is_bounded_by_all_of_its_units():
+    plan = make_plan(sampling_rate=Fraction(1))
+    assert wrap_level(plan) < (160 + 100) * plan.norm_bound
+
+
+def test_the_wrap_level_holds_every_weight_at_once():
+    plan = make_plan(norm_bound=1, noise_variance=64)
+    assert wrap_level(plan) >= len(plan.clients) * WEIGHT_ONE
