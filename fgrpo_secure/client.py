@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fgrpo_secure.errors import StateError
@@ -32,7 +31,7 @@ from fgrpo_secure.task import Task, score
 from fgrpo_secure.terms import round_terms
 from privacy.contribution import Contribution, charge
 from privacy.crypto import SigningKey, VerifyKey
-from privacy.errors import PrivacyError, ReplayError
+from privacy.errors import MalformedMessageError, PrivacyError, ReplayError
 from privacy.ledger import (
     ClientClosed,
     Joined,
@@ -62,7 +61,7 @@ class Client:
         name: this client.
         task: what it learns from.
         policy: the model; its adapter is replaced by what a round offers.
-        folder: private state, mode 0700.
+        folder: private state of this run, mode 0700.
         ledger: opened for this run.
         key: identity.
         roster: pinned public key of every party, "server" among them.
@@ -117,6 +116,9 @@ class Client:
             LedgerError: the record is unreliable; nothing more may be done.
         """
         try:
+            if phase not in self._phases:
+                msg = "a phase that this client does not know"
+                raise MalformedMessageError(msg)
             return self._phases[phase](payload)
         except PrivacyError as error:
             self._state = None
@@ -361,15 +363,32 @@ class Client:
             ]
             for unit in drawn
         ]
-        gradients = UnitGradients(self._policy, self._task.gradient).compute(scored)
-        done = 0
-        try:
-            for unit, vector in zip(drawn, gradients, strict=True):
-                contribution.add(unit, vector)
-                done += 1
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            self._note_failure("gradient", error)
-        return set(drawn[done:])
+        left = list(zip(drawn, scored, strict=True))
+        done = self._add_until_failure(contribution, left)
+        failed = set()
+        for unit, groups in left[done:]:
+            # One of them is to blame, and its mates must not suffer for it.
+            if not self._add_until_failure(contribution, [(unit, groups)]):
+                contribution.add(unit, None)
+                failed.add(unit)
+        return failed
+
+    def _add_until_failure(
+        self,
+        contribution: Contribution,
+        chosen: Sequence[tuple[str, Sequence[ScoredGroup]]],
+    ) -> int:
+        """Add units' gradients in order; returns how many came before a failure."""
+        computing = UnitGradients(self._policy, self._task.gradient)
+        gradients = computing.compute([groups for _, groups in chosen])
+        for done, (unit, _) in enumerate(chosen):
+            try:
+                vector = next(gradients)
+            except (RuntimeError, ValueError, MemoryError) as error:
+                self._note_failure("gradient", error)
+                return done
+            contribution.add(unit, vector)
+        return len(chosen)
 
     def _note_failure(self, where: str, error: Exception) -> None:
         """Keep the kind of a failure for the operator, in the private folder."""

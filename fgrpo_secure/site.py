@@ -158,7 +158,7 @@ def open_site(
             name=name,
             task=task,
             policy=policy,
-            folder=private,
+            folder=private_directory(private / f"run-{run.hex()}"),
             ledger=ledger,
             key=key,
             roster=roster,
@@ -187,9 +187,10 @@ def open_client_ledger(
     cap = Decimal(plan.epsilon) if client.epsilon_cap is None else client.epsilon_cap
     ledger = Ledger.open(folder.own_ledger(name), key, party=name, role=Role.CLIENT)
     history = ledger.history
+    if history.run == run:
+        # Closed already where the run was interrupted between its end and its summary.
+        return ledger
     if history.phase is not Phase.CLOSED:
-        if history.run == run:
-            return ledger
         ledger.close()
         raise StateError(
             f"The ledger of client {name} is in the middle of another run.",

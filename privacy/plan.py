@@ -39,6 +39,7 @@ EPSILON_DECIMALS = 6
 WRAP_FAILURE = 2.0**-40
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _DECIMAL = re.compile(r"(0|[1-9][0-9]*)(\.[0-9]*[1-9])?")
 
 
@@ -304,7 +305,9 @@ class Plan:
             len(self.epsilon.partition(".")[2]) <= EPSILON_DECIMALS,
             f"epsilon may have {EPSILON_DECIMALS} decimals: ledgers record no more",
         )
-        _require(len(self.recipe) == 64, "recipe must be a hex SHA-256")
+        _require(
+            _DIGEST.fullmatch(self.recipe) is not None, "recipe must be a hex SHA-256"
+        )
         for client in self.clients:
             _require(client.units >= 1, f"client {client.name!r} has no units")
         weighting = self.weighting
@@ -433,35 +436,49 @@ def wrap_level(plan: Plan) -> int:
 def _parse(value: Any) -> Plan:  # noqa: ANN401
     weighting = value["weighting"]
     return Plan(
-        unit=value["unit"],
-        max_prompts_per_unit=value["max_prompts_per_unit"],
-        trust=value["trust"],
-        epsilon=value["epsilon"],
-        delta=value["delta"],
-        rounds=value["rounds"],
+        unit=_text(value["unit"]),
+        max_prompts_per_unit=_integer(value["max_prompts_per_unit"]),
+        trust=_text(value["trust"]),
+        epsilon=_text(value["epsilon"]),
+        delta=_text(value["delta"]),
+        rounds=_integer(value["rounds"]),
         sampling_rate=parse_rational(value["sampling_rate"]),
-        inner_steps=value["inner_steps"],
+        inner_steps=_integer(value["inner_steps"]),
         clip_norm=parse_rational(value["clip_norm"]),
-        norm_bound=value["norm_bound"],
-        noise_variance=int(value["noise_variance"]),
-        statistic_norm_bound=value["statistic_norm_bound"],
-        statistic_variance=int(value["statistic_variance"]),
-        modulus_bits=value["modulus_bits"],
-        dimension=value["dimension"],
-        min_survivors=value["min_survivors"],
-        colluders=value["colluders"],
+        norm_bound=_integer(value["norm_bound"]),
+        noise_variance=int(_text(value["noise_variance"])),
+        statistic_norm_bound=_integer(value["statistic_norm_bound"]),
+        statistic_variance=int(_text(value["statistic_variance"])),
+        modulus_bits=_integer(value["modulus_bits"]),
+        dimension=_integer(value["dimension"]),
+        min_survivors=_integer(value["min_survivors"]),
+        colluders=_integer(value["colluders"]),
         clients=tuple(
-            ClientTerms(client["name"], client["units"]) for client in value["clients"]
+            ClientTerms(_text(client["name"]), _integer(client["units"]))
+            for client in value["clients"]
         ),
         weighting=Weighting(
-            rule=weighting["rule"],
-            gain=weighting["gain"],
+            rule=_text(weighting["rule"]),
+            gain=_text(weighting["gain"]),
             temperature=parse_rational(weighting["temperature"]),
             baseline_decay=parse_rational(weighting["baseline_decay"]),
             max_weight_ratio=parse_rational(weighting["max_weight_ratio"]),
         ),
-        recipe=value["recipe"],
+        recipe=_text(value["recipe"]),
     )
+
+
+def _integer(value: Any) -> int:  # noqa: ANN401
+    """An integer and no truth value, which Python counts as one."""
+    if type(value) is not int:
+        raise TypeError
+    return value
+
+
+def _text(value: Any) -> str:  # noqa: ANN401
+    if not isinstance(value, str):
+        raise TypeError
+    return value
 
 
 def _require(condition: bool, message: str) -> None:

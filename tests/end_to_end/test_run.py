@@ -1,4 +1,4 @@
-"""A whole run with real processes: what it leaves, what verifies, and what is hidden."""
+"""A whole run with real processes: what it leaves, verifies and hides."""
 
 import base64
 import json

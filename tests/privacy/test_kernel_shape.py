@@ -199,7 +199,7 @@ def test_the_kernel_is_imported_without_torch():
         " 'fgrpo_secure'} & set(sys.modules)\n"
         "print(sorted(heavy))\n"
     )
-    found = subprocess.run(
+    found = subprocess.run(  # noqa: S603
         [sys.executable, "-c", code],
         cwd=ROOT,
         capture_output=True,

@@ -1,5 +1,6 @@
 """What a plan refuses, and that its digest is of everything."""
 
+import hashlib
 import json
 import math
 from dataclasses import fields, replace
@@ -22,7 +23,21 @@ from privacy.plan import (
 from privacy.wire import canonical_json, parse_canonical_json
 from tests.plans import NAMES, NO_STATISTIC, UNIFORM, make_plan
 
-KNOWN_DIGEST = "to be filled in"
+# Written down by hand, not by `to_json`: RFC 8785 sorts keys and takes no spaces.
+KNOWN_JSON = (
+    '{"adjacency":"add-or-remove-one-unit-at-one-client","clients":['
+    '{"name":"alpha","units":40},{"name":"beta","units":40},'
+    '{"name":"gamma","units":40},{"name":"omega","units":40}],'
+    '"clip_norm":"1/10","colluders":1,"delta":"0.00001","dimension":6,"epsilon":"8",'
+    '"format":"fgrpo-secure/plan/1","inner_steps":1,"max_prompts_per_unit":1,'
+    '"min_survivors":3,"modulus_bits":32,"noise_variance":"4194304",'
+    '"norm_bound":1024,"recipe":"' + "ab" * 32 + '","rounds":3,'
+    '"sampling_rate":"1/10","statistic_norm_bound":4096,'
+    '"statistic_variance":"1073741824","trust":"distributed","unit":"prompt",'
+    '"weighting":{"baseline_decay":"4/5","gain":"relative",'
+    '"max_weight_ratio":"3/1","rule":"fgrpo","temperature":"1/1"}}'
+).encode()
+KNOWN_DIGEST = "c86f56638eec6596de2cea5a8100c093467f7f54d6a1f4969a434088fb6d5943"
 
 
 def cohort(*units):
@@ -34,7 +49,12 @@ def cohort(*units):
 
 
 def test_the_digest_is_a_known_answer():
+    label = b"fgrpo-secure/1/plan"
+    framed = b"".join(
+        len(part).to_bytes(8, "big") + part for part in (label, KNOWN_JSON)
+    )
     assert make_plan().digest == KNOWN_DIGEST
+    assert hashlib.sha256(framed).hexdigest() == KNOWN_DIGEST
 
 
 def test_equal_plans_have_equal_digests_and_both_forms_agree():
@@ -60,9 +80,7 @@ CHANGES = {
     "colluders": 0,
     "clients": tuple(ClientTerms(name, 41) for name in NAMES),
     "recipe": "cd" * 32,
-    "weighting": Weighting(
-        "fgrpo", "zscore", Fraction(1), Fraction(4, 5), Fraction(3)
-    ),
+    "weighting": Weighting("fgrpo", "zscore", Fraction(1), Fraction(4, 5), Fraction(3)),
 }
 # A plan takes one value of these so far; another is refused.
 FIXED = {"trust": "local", "inner_steps": 2}
@@ -149,6 +167,10 @@ BAD_JSON = {
     "a variance with zeros in front": lambda v: v.update(noise_variance="04194304"),
     "terms that a plan refuses": lambda v: v.update(min_survivors=1),
     "clients that are not a list": lambda v: v.update(clients="alpha"),
+    "a truth value for units": lambda v: v["clients"][0].update(units=True),
+    "a number for a unit": lambda v: v.update(unit=5),
+    "a list for a unit": lambda v: v.update(unit=["prompt"]),
+    "a list for a recipe": lambda v: v.update(recipe=["a"] * 64),
     "null": lambda v: v.update(delta=None),
 }
 
@@ -214,6 +236,7 @@ REFUSED = {
     "a delta that allows publishing a unit": {"delta": "0.0026"},
     "delta 1": {"delta": "1"},
     "a short recipe": {"recipe": "ab"},
+    "a recipe that is no digest": {"recipe": "xy" * 32},
     "a rule that is unknown": {"weighting": replace(UNIFORM, rule="best")},
     "a gain that is unknown": {
         "weighting": replace(UNIFORM, gain="best"),
@@ -354,9 +377,7 @@ def test_the_grid_the_multiplier_and_the_batches_follow_from_the_terms():
 
 @pytest.mark.parametrize("rate", [Fraction(1, 100), Fraction(1, 2), Fraction(1)])
 def test_the_wrap_level_covers_a_draw_that_is_ten_deviations_too_large(rate):
-    plan = make_plan(
-        sampling_rate=rate, clients=cohort(500, 700, 900), min_survivors=2
-    )
+    plan = make_plan(sampling_rate=rate, clients=cohort(500, 700, 900), min_survivors=2)
     draw = 0
     for client in plan.clients:
         mean = float(rate * client.units)

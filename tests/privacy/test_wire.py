@@ -219,7 +219,7 @@ def test_json_in_any_other_form_is_refused(data):
         parse_canonical_json(data)
 
 
-@pytest.mark.parametrize("value", [0.5, {1: "a"}, {"a": b""}, [1.0]])
+@pytest.mark.parametrize("value", [0.5, {1: "a"}, {"a": b""}, [1.0], {"a": 1.0}])
 def test_json_holds_no_floats_and_no_other_types(value):
     with pytest.raises(TypeError):
         canonical_json(value)

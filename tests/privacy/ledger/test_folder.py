@@ -399,6 +399,17 @@ def test_a_client_that_records_another_round_than_the_server_is_found(
     assert what in text
 
 
+def test_a_server_head_of_a_line_before_the_rounds_end_is_found(run_folder):
+    # The hash of `survivors` of round 3: a real line, but it reports no sum yet.
+    line = (run_folder / "ledger/server.jsonl").read_bytes().splitlines()[10]
+
+    def change(records):
+        server_record(records, "outcome", 3)["server_head"] = line_hash(line).hex()
+
+    rewrite(run_folder, "alpha", change)
+    assert "ledger/alpha.jsonl:12: round 3: the server's ledger" in found(run_folder)
+
+
 @pytest.mark.parametrize("reason", ["interrupted", "faulty_server"])
 @pytest.mark.parametrize("committed", [True, False])
 def test_a_survivor_must_have_committed_and_may_only_have_missed_the_news(

@@ -169,6 +169,23 @@ def test_a_server_record_that_contradicts_the_others_is_refused(server, name):
         replay(records)
 
 
+@pytest.mark.parametrize(
+    ("place", "change", "what"),
+    [
+        (6, {"members": ["alpha", "beta", "zeta"]}, "not in the plan"),
+        (8, {"round": 4}, "beyond the rounds of the plan"),
+    ],
+)
+def test_a_server_record_that_contradicts_the_plan_alone_is_refused(
+    server, place, change, what
+):
+    records = copied(server[: place + 1])
+    replay(records)
+    records[place] |= change
+    with pytest.raises(LedgerError, match=what):
+        replay(records)
+
+
 def test_a_sum_of_too_few_is_refused_even_if_the_server_says_so_everywhere(server):
     records = copied(server)
     for place in (3, 4):

@@ -75,11 +75,11 @@ def test_a_share_that_was_not_committed_to_blames_its_dealer():
     assert caught.value.client == "ada"
 
 
-def test_a_share_above_the_prime_blames_its_dealer(monkeypatch):
-    over = PRIME.to_bytes(32, "big")
-    monkeypatch.setattr(
-        "privacy.secagg.key_shares.split", lambda *_: [over, over, over]
-    )
+@pytest.mark.parametrize("place", [0, 1], ids=["self mask", "mask key"])
+def test_a_share_above_the_prime_blames_its_dealer(monkeypatch, place):
+    shares = [[bytes(32)] * 3, [bytes(32)] * 3]
+    shares[place] = [PRIME.to_bytes(32, "big")] * 3
+    monkeypatch.setattr("privacy.secagg.key_shares.split", lambda *_: shares.pop(0))
     with pytest.raises(FaultyClientError, match="below the prime"):
         opened(dealt()[1])
 
