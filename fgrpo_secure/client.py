@@ -31,7 +31,12 @@ from fgrpo_secure.task import Task, score
 from fgrpo_secure.terms import round_terms
 from privacy.contribution import Contribution, charge
 from privacy.crypto import SigningKey, VerifyKey
-from privacy.errors import MalformedMessageError, PrivacyError, ReplayError
+from privacy.errors import (
+    FaultyServerError,
+    MalformedMessageError,
+    PrivacyError,
+    ReplayError,
+)
 from privacy.ledger import (
     ClientClosed,
     Joined,
@@ -46,6 +51,7 @@ from privacy.ledger import (
 from privacy.plan import Plan
 from privacy.randomness import system_entropy
 from privacy.secagg import client as secagg
+from privacy.secagg.messages import Published, read_published
 from privacy.vectors import NoisedVector
 from privacy.wire import Reader, Writer
 
@@ -192,7 +198,7 @@ class Client:
         return Writer().field(answer).fixed(head, len(head)).finish()
 
     def _finish(self, payload: bytes) -> bytes:
-        published = self._taken(secagg.Revealed).conclude(payload)
+        published = self._concluded(payload)
         history = self._ledger.history
         self._ledger.append(
             Outcome(
@@ -207,6 +213,26 @@ class Client:
             )
         )
         return b"done"
+
+    def _concluded(self, payload: bytes) -> Published:
+        """What the server published of the round whose sum this client is in.
+
+        A client whose confirmation or reveal came too late is in the sum all the same,
+        and its ledger has to say so.
+
+        Raises:
+            FaultyServerError: over other survivors than were confirmed, or without us.
+            ReplayError: this client has sent no vector in this round.
+        """
+        kinds = (secagg.AwaitingSurvivors, secagg.AwaitingQuorum)
+        if not isinstance(self._state, kinds):
+            return self._taken(secagg.Revealed).conclude(payload)
+        seat, self._state = self._state.seat, None
+        published = read_published(payload, seat.terms, seat.offer_digest)
+        if self._name not in published.survivors:
+            msg = "the server published to us a sum without us"
+            raise FaultyServerError(msg)
+        return published
 
     def _abort(self, payload: bytes) -> bytes:  # noqa: ARG002
         self._state = None

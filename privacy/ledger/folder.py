@@ -19,7 +19,6 @@ from pathlib import Path
 from privacy.crypto import VerifyKey
 from privacy.errors import LedgerError, MalformedMessageError
 from privacy.ledger.chain import Problem
-from privacy.ledger.codes import Role
 from privacy.ledger.history import claimed_epsilon
 from privacy.ledger.keyfiles import KEY_SUFFIX, parse_key_file
 from privacy.ledger.payload import plan_digest
@@ -219,9 +218,6 @@ class _Check:
         runs: dict[str, RunFile] = {}
         for party, ledger in ledgers.items():
             file = f"ledger/{party}{LEDGER_SUFFIX}"
-            if (ledger.role is Role.SERVER) != (party == SERVER):
-                self._note(file, "a client's ledger where the server's belongs")
-                continue
             run = next((run for run in ledger.runs if run.opened.run == handle), None)
             if run is None:
                 self._note(file, "it has no record of the run that the server opened")

@@ -1,5 +1,6 @@
 """All parties of a run in one process, with an exchange that tests can get between."""
 
+import json
 import os
 
 # As in the learning tests: read by the library when it is loaded.
@@ -80,16 +81,23 @@ class Direct:
         return [data for sent, _, data in self.sent if sent == phase]
 
 
+def edit_rows(path, edit):
+    """Change the rows of a JSONL file in place."""
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in edit(rows)))
+
+
 class Federation:
     """A server and its clients over a folder.
 
     Args:
         folder: empty.
         units: how many units each client keeps of its file.
+        edits: by client, a function of its rows that gives the rows it has instead.
         **settings: as `write_config` takes them.
     """
 
-    def __init__(self, folder, *, units=6, names=NAMES, **settings):
+    def __init__(self, folder, *, units=6, names=NAMES, edits=None, **settings):
         merged = {section: dict(values) for section, values in SMALL.items()}
         for section, values in ({**ALL_DRAWN, **settings}).items():
             if isinstance(values, dict):
@@ -98,7 +106,11 @@ class Federation:
                 merged[section] = values
         path = write_config(folder / "given", names=names, **merged)
         for name in names:
-            self.keep(folder / f"given/data/{name}.jsonl", units)
+            edit = (edits or {}).get(name, lambda rows: rows)
+            edit_rows(
+                folder / f"given/data/{name}.jsonl",
+                lambda rows, edit=edit: edit(rows[:units]),
+            )
         torch.set_num_threads(1)
         self.config, _ = load_config(str(path))
         self.plan, self.policy = make_plan(self.config)
@@ -128,13 +140,8 @@ class Federation:
         self.exchange = Direct({name: self.open_client(name) for name in self.names})
         self.server = self.open_server()
 
-    @staticmethod
-    def keep(path, count):
-        lines = path.read_text("utf-8").splitlines(keepends=True)
-        path.write_text("".join(lines[:count]))
-
     def _begin(self):
-        """The server's ledger and first checkpoint, with an adapter that is not zero."""
+        """The server's ledger and first checkpoint; its adapter is not zero."""
         model = self.policy.model
         generator = np.random.Generator(np.random.PCG64(3))
         size = adapter.read_vector(model).size
@@ -182,12 +189,16 @@ class Federation:
             name=name,
             task=self.tasks[name],
             policy=self.site_policy,
-            folder=self.folder.private(name),
+            folder=self.client_folder(name),
             ledger=self.ledgers[name],
             key=key,
             roster=self.roster,
             federation=RUN.hex(),
         )
+
+    def client_folder(self, name):
+        """What a client remembers of this run."""
+        return private_directory(self.folder.private(name) / "run")
 
     def restart_server(self):
         self.ledgers[SERVER].close()

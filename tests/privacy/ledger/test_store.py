@@ -348,6 +348,20 @@ def test_an_older_remembered_head_is_refused(path):
         open_ledger(path)
 
 
+def test_a_torn_line_after_one_that_nobody_acknowledged_is_refused(path):
+    client = begun(path)
+    older = head_file(path).read_bytes()
+    client.intent(1)
+    client.ledger.close()
+    head_file(path).write_bytes(older)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"payload')
+    with pytest.raises(DisagreementError, match="more lines"):
+        open_ledger(path)
+    path.write_bytes(whole)
+    open_ledger(path).close()
+
+
 def test_a_rewritten_ledger_of_the_same_length_is_refused(path, tmp_path):
     begun(path).ledger.close()
     other = tmp_path / "other"
