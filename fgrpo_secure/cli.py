@@ -51,6 +51,7 @@ Federated GRPO with differential privacy, secure aggregation and signed ledgers.
   fgrpo plan            what a run would promise, before anything runs
   fgrpo run             run it, all parties on this machine
   fgrpo ledger verify   check a run's ledgers without trusting who wrote them
+  fgrpo audit canaries  attack the claimed epsilon
 
 CONFIG is a TOML file, or `tiny`, the embedded default that needs no network.
 """
@@ -97,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_ledger(commands)
     _add_eval(commands)
+    _add_audit(commands)
     return parser
 
 
@@ -208,6 +210,21 @@ def _add_eval(commands: Any) -> None:  # noqa: ANN401
         "--adapter", metavar="DIR", required=True, type=Path, help="a PEFT directory"
     )
     parser.set_defaults(command=_eval)
+
+
+def _add_audit(commands: Any) -> None:  # noqa: ANN401
+    parser = commands.add_parser("audit", help="attack our own claims")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    canaries = actions.add_parser(
+        "canaries",
+        help="bound epsilon from below with gradient canaries",
+        description="Send gradient canaries through the real clipping, noise and "
+        "secure aggregation, with the configuration's epsilon, delta, min_survivors "
+        "and colluders and the noise recalibrated for one release, and bound the "
+        "epsilon that was really lost. Exit status 1 if the bound is above the claim.",
+    )
+    _add_config(canaries)
+    canaries.set_defaults(command=_audit_canaries)
 
 
 def _rational(text: str) -> Fraction:
@@ -415,6 +432,48 @@ def _eval(options: argparse.Namespace) -> int:
         print(f"{name:20} {value:.3f}")
     print(f"{'mean':20} {_mean(found.values()):.3f}")
     return 0
+
+
+def _audit_canaries(options: argparse.Namespace) -> int:
+    from audits.canaries import attack, audit_plan
+    from fgrpo_secure.config import load_config
+    from fgrpo_secure.display import Display
+    from fgrpo_secure.registration import NORM_BOUND
+
+    config, _ = load_config(options.config, options.overrides)
+    display = Display()
+    plan = audit_plan(
+        epsilon=float(config.privacy.epsilon),
+        delta=float(config.privacy.delta),
+        clip_norm=Fraction(config.privacy.clip_norm),
+        norm_bound=NORM_BOUND,
+        min_survivors=config.federation.min_survivors,
+        colluders=config.federation.colluders,
+    )
+    with display.running(rounds=1, done=0):
+        result = attack(plan, progress=display.progress)
+    if options.json:
+        found = {
+            "epsilon_lower_bound": result.epsilon_lower_bound,
+            "epsilon_claimed": result.epsilon_claimed,
+            "delta": result.delta,
+            "scores": result.scores,
+            "confidence": result.confidence,
+        }
+        print(json.dumps(found))
+    else:
+        print(
+            f"epsilon is at least {result.epsilon_lower_bound:.3f} of the "
+            f"{result.epsilon_claimed:g} that are claimed at delta {result.delta:g} "
+            f"({result.scores} scores, {result.confidence:.0%} confidence)"
+        )
+        if result.refuted:
+            print("The claim is refuted: do not use this build on private data.")
+        elif result.weak:
+            print(
+                "The bound is weak: the attack or the noise is not what it should be."
+            )
+    return EXIT_WRONG if result.refuted else 0
 
 
 def _mean(values: Any) -> float:  # noqa: ANN401
