@@ -333,14 +333,20 @@ def _run(options: argparse.Namespace) -> int:
     display.say(f"adapter  {root / 'adapter'}")
     display.say(f"ledgers  {root / 'ledger'}")
     display.say(f"summary  {root / 'summary.json'}")
-    display.say(f"verify   fgrpo ledger verify {root}")
+    display.say(f"verify   {_program()} ledger verify {root}")
     if options.json:
         print(json.dumps(finished.summary))
     return 0
 
 
+def _program() -> str:
+    """How this program was called, so that a printed command can be repeated."""
+    called = sys.argv[0]
+    return called if Path(called).name == "fgrpo" else "fgrpo"
+
+
 def _again(options: argparse.Namespace, root: Path) -> str:
-    words = ["fgrpo run", options.config, f"--output {root}"]
+    words = [_program(), "run", options.config, f"--output {root}"]
     words += [f"--set {override}" for override in options.overrides]
     return " ".join(words)
 
