@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fgrpo_secure.errors import StateError
+from fgrpo_secure.errors import FgrpoError, StateError
 from fgrpo_secure.gain import Baseline, adaptive_weight, fixed_weight, gain, updated
 from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.gradient import ScoredGroup, UnitGradients
@@ -326,7 +326,9 @@ class Client:
                 settings,
                 self._progress_over(len(flat)),
             )
-        except (RuntimeError, ValueError, MemoryError) as error:
+        # Whatever it is: an exception that ended this client's round would tell that
+        # a unit which causes it was drawn.
+        except Exception as error:
             self._note_failure("generation", error)
             return None
         following = iter(made)
@@ -392,9 +394,9 @@ class Client:
         left = list(zip(drawn, scored, strict=True))
         done = self._add_until_failure(contribution, left)
         failed = set()
-        for unit, groups in left[done:]:
+        for unit, own in left[done:]:
             # One of them is to blame, and its mates must not suffer for it.
-            if not self._add_until_failure(contribution, [(unit, groups)]):
+            if not self._add_until_failure(contribution, [(unit, own)]):
                 contribution.add(unit, None)
                 failed.add(unit)
         return failed
@@ -410,7 +412,10 @@ class Client:
         for done, (unit, _) in enumerate(chosen):
             try:
                 vector = next(gradients)
-            except (RuntimeError, ValueError, MemoryError) as error:
+            except FgrpoError:
+                # The model cannot be differentiated at all, whatever was drawn.
+                raise
+            except Exception as error:
                 self._note_failure("gradient", error)
                 return done
             contribution.add(unit, vector)

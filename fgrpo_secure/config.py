@@ -8,11 +8,11 @@ Paths resolve from the file they stand in.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import tomli_w
 from pydantic import (
@@ -30,7 +30,46 @@ EMBEDDED = "tiny"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_conversions(cls, values: object) -> object:
+        """A text that looks like a number is no number, and `true` is not 1."""
+        if isinstance(values, Mapping):
+            for name, value in values.items():
+                field = cls.model_fields.get(name)
+                wanted = set() if field is None else _leaf_types(field.annotation)
+                for leaf in _leaves(value):
+                    text, truth = isinstance(leaf, str), isinstance(leaf, bool)
+                    if (text and str not in wanted) or truth != (wanted == {bool}):
+                        kind = (
+                            "text" if text else "true or false" if truth else "a number"
+                        )
+                        msg = f"{name} is {kind}, which it cannot be"
+                        raise ValueError(msg)
+        return values
+
+
+def _leaves(value: object) -> Iterator[object]:
+    """The values within lists of lists; a table is its own section's business."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _leaves(item)
+    elif not isinstance(value, Mapping):
+        yield value
+
+
+def _leaf_types(annotation: object) -> set[object]:
+    """The plain types that an annotation is made of, without None."""
+    inner = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        inner = inner[:1]
+    if get_origin(annotation) is Literal:
+        return {type(value) for value in inner}
+    if not inner:
+        return {annotation} - {type(None), ...}
+    return set().union(*(_leaf_types(part) for part in inner))
 
 
 def _as_list(value: object) -> object:
@@ -89,7 +128,7 @@ class ClientSection(_Section):
     )
     epsilon_cap: Positive | None = Field(
         default=None,
-        description="most that this data set may ever spend; the run's target if unset",
+        description="most that this client's ledger may hold; the target if unset",
     )
     eval_data: str | None = None
     eval_public: bool = Field(
@@ -248,13 +287,15 @@ def _override(tree: dict[str, Any], override: str) -> None:
         value = text
     section, *rest = steps
     if section == "client":
-        clients = [c for c in tree.get("client", []) if c.get("name") == rest[0]]
-        if not clients or len(rest) != 2:
+        # A name may hold dots itself; the key is what follows the last one.
+        name, last = ".".join(rest[:-1]), rest[-1]
+        clients = [c for c in tree.get("client", []) if c.get("name") == name]
+        if not clients:
             raise ConfigurationError(
                 f"--set {override}: no client of that name",
                 "write client.NAME.key=value with a NAME of the configuration",
             )
-        clients[0][rest[1]] = value
+        clients[0][last] = value
         return
     if len(rest) != 1:
         raise ConfigurationError(
@@ -274,7 +315,8 @@ def _explain(source: str, error: ValidationError) -> ConfigurationError:
         elif kind == "missing":
             lines.append(f"{where} is missing, and has no default")
         else:
-            lines.append(f"{where}: {problem['msg']}")
+            reason = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"{where}: {reason}")
     return ConfigurationError(
         f"{source}: " + "; ".join(lines),
         "correct these keys; docs/configuration.md lists them all",

@@ -14,6 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from fgrpo_secure.config import RunConfig
+from fgrpo_secure.grpo.loss import check_settings
 from privacy.calibration import calibrate
 from privacy.plan import ClientTerms, Plan, Weighting, check_cohort
 from privacy.wire import Json, canonical_json
@@ -36,9 +37,11 @@ def register(config: RunConfig, sizes: Mapping[str, int], dimension: int) -> Pla
         The plan; equal inputs give equal digests on every machine.
 
     Raises:
+        ConfigurationError: the learner's settings would couple units.
         PlanMismatchError: the terms cannot carry a guarantee.
         RefusalError: no noise meets the target.
     """
+    check_settings(config.grpo.model_dump())
     privacy, federation = config.privacy, config.federation
     check_cohort(
         [client.name for client in config.client],

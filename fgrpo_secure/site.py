@@ -7,6 +7,7 @@ folder, key, ledger, model and data come together.
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
@@ -17,15 +18,19 @@ import torch
 from fgrpo_secure import __version__
 from fgrpo_secure.client import Client
 from fgrpo_secure.config import RunConfig
-from fgrpo_secure.errors import StateError
+from fgrpo_secure.errors import FgrpoError, StateError
 from fgrpo_secure.evaluate import evaluate
 from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.policy import Policy
-from fgrpo_secure.secrets import identity_key, private_directory
+from fgrpo_secure.secrets import (
+    identity_key,
+    private_directory,
+    write_atomically,
+)
 from fgrpo_secure.task import load_run_policy, load_task
 from privacy.contribution import registered_event
 from privacy.crypto import SigningKey, VerifyKey
-from privacy.errors import BudgetExceededError
+from privacy.errors import BudgetExceededError, PrivacyError
 from privacy.ledger import (
     ClientOpened,
     Ledger,
@@ -95,6 +100,7 @@ class Site:
         config: the run's configuration.
         policy: the model; each round puts the offered adapter on it.
         clients: by name.
+        folder: where their private folders are.
         progress: for the operator's eyes.
     """
 
@@ -103,8 +109,10 @@ class Site:
         config: RunConfig,
         policy: Policy,
         clients: Mapping[str, Client],
+        folder: RunFolder,
         progress: SiteProgress,
     ) -> None:
+        self._folder = folder
         self._config = config
         self._policy = policy
         self._clients = clients
@@ -115,13 +123,29 @@ class Site:
 
         `evaluate` and `close` are not phases of a round: they score an adapter on the
         client's public evaluation set, and close its ledger.
+
+        Raises:
+            PrivacyError: the client declines, or a message was wrong.
+            FgrpoError: what a user can mend; also a bug, whose text may quote data
+                and therefore stays in the client's private folder.
         """
-        if phase == "evaluate":
-            return self._evaluate(name, payload)
-        if phase == "close":
-            self._clients[name].close()
-            return b"done"
-        return self._clients[name].handle(phase, payload)
+        try:
+            if phase == "evaluate":
+                return self._evaluate(name, payload)
+            if phase == "close":
+                self._clients[name].close()
+                return b"done"
+            return self._clients[name].handle(phase, payload)
+        except (PrivacyError, FgrpoError):
+            raise
+        # The other clients of this process must not go down with this one.
+        except Exception:
+            path = self._folder.private(name) / "crash.log"
+            write_atomically(path, traceback.format_exc().encode(), private=True)
+            raise StateError(
+                f"client {name} met an unexpected error",
+                f"Look at {path}, which may quote data.",
+            ) from None
 
     def _evaluate(self, name: str, payload: bytes) -> bytes:
         adapter.from_bytes(self._policy.model, payload)
@@ -165,7 +189,7 @@ def open_site(
             federation=run.hex(),
             progress=_labelled(progress, name),
         )
-    return Site(config, policy, clients, progress)
+    return Site(config, policy, clients, folder, progress)
 
 
 def open_client_ledger(
@@ -196,7 +220,9 @@ def open_client_ledger(
             f"The ledger of client {name} is in the middle of another run.",
             "Finish that run first, with the same command and output folder.",
         )
-    delta = Decimal(plan.delta)
+    opened = history.opened if isinstance(history.opened, ClientOpened) else None
+    # A cap holds at the delta of the first run: a larger one would make it cheaper.
+    delta = Decimal(plan.delta) if opened is None else opened.cap_delta
     event = registered_event(plan)
     lifetime = charged(history.lifetime, event, plan.rounds)
     needed = spend_of(lifetime, delta, plan.rounds)
@@ -208,8 +234,6 @@ def open_client_ledger(
             "[[client]] table if its owner agrees, or run fewer rounds"
         )
         raise BudgetExceededError(msg)
-    opened = history.opened
-    data = opened.data if isinstance(opened, ClientOpened) else None
     ledger.append(
         ClientOpened(
             run=run,
@@ -217,7 +241,7 @@ def open_client_ledger(
             plan=plan.to_json(),
             plan_digest=plan.digest_bytes,
             roster={who: k.raw for who, k in folder.roster(plan).items()},
-            data=data or system_entropy(HANDLE_BYTES),
+            data=system_entropy(HANDLE_BYTES) if opened is None else opened.data,
             cap_epsilon=cap,
             cap_delta=delta,
         )
@@ -226,5 +250,5 @@ def open_client_ledger(
 
 
 def _labelled(progress: SiteProgress, name: str) -> Callable[[int, int], None]:
-    """Hundredths of the work: how many units were drawn is nobody else's business."""
-    return lambda done, total: progress(f"rollouts {name}", 100 * done // total, 100)
+    """Tenths of the work: how many units were drawn is nobody else's business."""
+    return lambda done, total: progress(f"rollouts {name}", 10 * done // total, 10)

@@ -92,13 +92,20 @@ def load_task(config: RunConfig, client: ClientSection, policy: Policy) -> Task:
             the data.
     """
     own = load_units(config, client)
+    if client.units is not None and client.units < len(own):
+        raise ConfigurationError(
+            f"Client {client.name} declares {client.units} units and has {len(own)}.",
+            "Declare at least as many as there are: delta is held against that number.",
+        )
     rewards = load_reward_set(client)
     first = next(iter(own.values())).examples[0]
     count = config.grpo.group_size
     columns = {name: [value] * count for name, value in first.columns.items()}
     rewards.check([first.prompt] * count, [""] * count, columns)
     flat = [example.prompt for unit in own.values() for example in unit.examples]
-    encoded = iter(policy.encode_all(flat))
+    tokens = policy.encode_all(flat)
+    policy.check_tokens(tokens)
+    encoded = iter(tokens)
     prompts = {
         name: [next(encoded) for _ in unit.examples] for name, unit in own.items()
     }

@@ -77,7 +77,7 @@ class Event:
         if not isinstance(self.sampling_rate, (Fraction, int)):
             msg = "the sampling rate must be an exact rational"
             raise TypeError(msg)
-        if not 0 < self.sampling_rate <= 1:
+        if not 0 < self.sampling_rate <= 1 or float(self.sampling_rate) == 0:
             msg = "the sampling rate is not in (0, 1]: register one that is"
             raise UnsupportedEventError(msg)
         if not 0 < self.noise_multiplier < math.inf:

@@ -89,10 +89,10 @@ FAMILIES = (
     Family(
         "gcd",
         {"min_value": 2, "max_value": 99},
-        "Find the Greatest Common Divisor (GCD) of these numbers: 12, 18. "
+        "Find the Greatest Common Divisor (GCD) of these numbers: 4, 6. "
         "Give only the GCD as your final answer.",
-        "6",
-        (12, 18),
+        "2",
+        (4, 6),
         lambda entry: tuple(sorted(entry["metadata"]["numbers"])),
     ),
     Family(

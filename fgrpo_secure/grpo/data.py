@@ -3,10 +3,11 @@
 Error texts name the file, the row and the column and never what stands there.
 """
 
+import csv
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from datasets import logging
 from fgrpo_secure.errors import DataError
 from fgrpo_secure.grpo.packing import Message, Prompt
 
-_FORMATS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+_LONGEST_CELL = 2**31 - 1
 _UNIT_LABEL = b"fgrpo-secure unit v1\0"
 _RESERVED = frozenset({"prompts", "completions"})
 
@@ -70,7 +71,7 @@ def load_examples(
             prompt of a wrong type.
     """
     path = Path(source)
-    if path.suffix in _FORMATS or path.exists():
+    if path.suffix in _READERS or path.exists():
         rows = _file_rows(path)
         name = path.name
     else:
@@ -84,13 +85,14 @@ def load_examples(
                 f"{name} has no column '{column}'.",
                 f"Rename or add it; there are: {', '.join(sorted(rows[0]))}.",
             )
-    reserved = _RESERVED & rows[0].keys()
-    if reserved:
-        raise DataError(
-            f"{name} has a column '{min(reserved)}', which reward functions receive "
-            "from elsewhere.",
-            "Rename the column.",
-        )
+    for number, row in enumerate(rows, 1):
+        reserved = _RESERVED & row.keys()
+        if reserved:
+            raise DataError(
+                f"{name}, row {number}: the column '{min(reserved)}' is one that "
+                "reward functions receive from elsewhere.",
+                "Rename the column.",
+            )
     return [_example(row, name, number) for number, row in enumerate(rows, 1)]
 
 
@@ -121,11 +123,18 @@ def unit_id(prompt: Prompt) -> str:
 
 
 def _file_rows(path: Path) -> list[dict[str, object]]:
-    kind = _FORMATS.get(path.suffix)
-    if kind is None:
+    """The rows of a file, each read by itself.
+
+    Readers that infer a column's type from the whole file would let one added row turn
+    every other row's integers into floats, or its dates into text. Rewards would see
+    that, and one unit would then move the gradients of all. JSON keeps each value's own
+    type, a CSV cell is text, and Parquet declares its types.
+    """
+    reader = _READERS.get(path.suffix)
+    if reader is None:
         raise DataError(
             f"{path.name} is of no known kind.",
-            f"Use one of: {', '.join(sorted(_FORMATS))}.",
+            f"Use one of: {', '.join(sorted(_READERS))}.",
         )
     if not path.is_file():
         raise DataError(
@@ -134,25 +143,91 @@ def _file_rows(path: Path) -> list[dict[str, object]]:
         )
     if not path.stat().st_size:
         raise DataError(f"{path.name} is empty.", "Give a data set with rows.")
-    # A prompt of digits is text all the same.
-    options = {"converters": {"prompt": str}} if kind == "csv" else {}
+    try:
+        return reader(path)
+    except UnicodeDecodeError:
+        raise _unreadable(path, "it is not UTF-8") from None
+
+
+def _unreadable(path: Path, why: str) -> DataError:
+    return DataError(
+        f"{path.name} cannot be read: {why}.",
+        "Check its encoding (UTF-8) and its form against docs/configuration.md.",
+    )
+
+
+def _json_lines(path: Path) -> list[dict[str, object]]:
+    rows = []
+    with path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                raise _unreadable(path, f"line {number} is not JSON") from None
+            if not isinstance(row, dict):
+                raise _unreadable(path, f"line {number} is not an object")
+            rows.append(row)
+    return rows
+
+
+def _json_array(path: Path) -> list[dict[str, object]]:
+    text = path.read_text("utf-8-sig")
+    if not text.lstrip().startswith("["):
+        return _json_lines(path)
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError):
+        raise _unreadable(path, "it is not one JSON array") from None
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise _unreadable(path, f"row {number} is not an object")
+    return rows
+
+
+def _csv_rows(path: Path) -> list[dict[str, object]]:
+    csv.field_size_limit(_LONGEST_CELL)
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        table = csv.reader(lines, strict=True)
+        try:
+            head = next(table, [])
+            if len(set(head)) != len(head):
+                raise _unreadable(path, "two columns have one name")
+            rows: list[dict[str, object]] = []
+            for cells in table:
+                if not cells:
+                    continue
+                if len(cells) != len(head):
+                    what = f"line {table.line_num} has {len(cells)} cells"
+                    raise _unreadable(path, f"{what} and the head has {len(head)}")
+                rows.append(dict(zip(head, cells, strict=True)))
+        except csv.Error:
+            raise _unreadable(path, f"line {table.line_num} is not CSV") from None
+    return rows
+
+
+def _parquet_rows(path: Path) -> list[dict[str, object]]:
     with tempfile.TemporaryDirectory(prefix="fgrpo-") as cache, _quiet():
         try:
             return datasets.load_dataset(
-                kind,
+                "parquet",
                 data_files=str(path),
                 split="train",
                 cache_dir=cache,
                 keep_in_memory=True,
-                **options,
             ).to_list()
-        # The libraries below raise many types and quote the data in their messages.
+        # The library raises many types and quotes the data in its messages.
         except Exception:
-            raise DataError(
-                f"{path.name} cannot be read as {kind}{_first_bad_line(path)}.",
-                "Check its encoding (UTF-8) and that every row has the same columns "
-                "with the same types.",
-            ) from None
+            raise _unreadable(path, "it is not Parquet") from None
+
+
+_READERS: Mapping[str, Callable[[Path], list[dict[str, object]]]] = {
+    ".json": _json_array,
+    ".jsonl": _json_lines,
+    ".csv": _csv_rows,
+    ".parquet": _parquet_rows,
+}
 
 
 def _hub_rows(source: str) -> list[dict[str, object]]:
@@ -185,21 +260,6 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if were_on:
             datasets.enable_progress_bars()
-
-
-def _first_bad_line(path: Path) -> str:
-    """Where a JSON Lines file is malformed, if that is what is wrong."""
-    if path.suffix != ".jsonl":
-        return ""
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line) if line.strip() else {}
-            except ValueError:
-                return f": line {number} is not JSON"
-            if not isinstance(row, dict):
-                return f": line {number} is not an object"
-    return ""
 
 
 def _example(row: Mapping[str, object], name: str, number: int) -> Example:

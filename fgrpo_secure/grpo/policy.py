@@ -100,6 +100,22 @@ class Policy:
         ]
         return [tuple(row) or (self.pad_id,) for row in rows]
 
+    def check_tokens(self, rows: Sequence[Sequence[int]]) -> None:
+        """Refuse tokens that the model has no embedding for, before anything is drawn.
+
+        Such a token would fail in the middle of a round, and only if its prompt is in
+        the draw.
+
+        Raises:
+            ModelError: The tokenizer makes more tokens than the model has.
+        """
+        size = self.network.get_input_embeddings().num_embeddings
+        if max((token for row in rows for token in row), default=0) >= size:
+            raise ModelError(
+                f"The tokenizer makes tokens beyond the model's {size} embeddings.",
+                "Use the model's own tokenizer, or resize its embeddings.",
+            )
+
     def decode(self, ids: Tensor, mask: Tensor) -> list[str]:
         """Completions as text, without special tokens.
 

@@ -219,6 +219,10 @@ class History:
         _require(record.run not in self.runs, "a run that was opened before")
         if isinstance(self.opened, ClientOpened) and isinstance(record, ClientOpened):
             _require(record.data == self.opened.data, "another data set than before")
+            _require(
+                record.cap_delta == self.opened.cap_delta,
+                "a cap at another delta than before",
+            )
         if self.opened is not None and self.terms is not None:
             _require(
                 record.roster[self.party] == self.opened.roster[self.party],

@@ -28,7 +28,7 @@ from tests.end_to_end.program import NAMES, records, write_config
 RUN = bytes(range(16))
 PHASES = ("offer", "roster", "shares", "survivors", "quorum", "published")
 # Every unit is drawn, so that a test knows which; the price does not matter here.
-ALL_DRAWN = {"privacy": {"sampling_rate": 1, "epsilon": 200, "rounds": 3}}
+ALL_DRAWN = {"privacy": {"sampling_rate": 1, "epsilon": 50, "rounds": 3}}
 SMALL = {
     "machine": {"microbatch": 4},
     "model": {"layers": [1]},

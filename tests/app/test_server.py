@@ -33,12 +33,15 @@ def offered(one):
 
 
 def verified(one):
-    """Close every ledger, and check the whole folder as an auditor would."""
+    """Close every ledger, and check the folder as an auditor would.
+
+    Only the summary is missing, which the server does not write.
+    """
     for name in one.names:
         one.exchange.clients[name].close()
     one.server.close()
     report = verify_run(one.root)
-    assert report.ok, report.problems
+    assert {problem.file for problem in report.problems} == {"summary.json"}
     return report
 
 
@@ -276,7 +279,7 @@ def test_a_server_that_dies_in_a_round_aborts_it_and_goes_on(federation, phase):
         charged = 3 if phase in {"survivors", "quorum", "published"} else 2
         assert one.kinds(name).count("intent") == charged
     report = verified(one)
-    assert report.published == 3 if told else 2
+    assert report.published == (3 if told else 2)
 
 
 def test_a_server_that_dies_before_its_ledger_says_published_keeps_the_old_adapter(

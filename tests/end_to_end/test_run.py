@@ -361,7 +361,7 @@ def test_no_public_artefact_holds_a_raw_reward(finished):
 
 def test_local_metrics_stay_in_the_clients_own_folder(finished):
     for name in NAMES:
-        path = finished.output / "clients" / name / "metrics.jsonl"
+        (path,) = (finished.output / "clients" / name).glob("run-*/metrics.jsonl")
         notes = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
         assert [entry["round"] for entry in notes] == [1, 2]
         for entry in notes:

@@ -33,6 +33,51 @@ def test_every_format_gives_the_same_prompts(tmp_path, suffix):
     assert [str(e.columns["answer"]) for e in examples] == ["2", "4"]
 
 
+PLAIN = [{"prompt": f"p{i}", "answer": i, "when": "2024-01-02"} for i in range(4)]
+ODD_ROWS = [
+    {"prompt": "odd", "answer": 5.5, "when": "2024-01-02"},
+    {"prompt": "odd", "answer": "none", "when": "yesterday"},
+    {"prompt": "odd", "answer": None, "when": None},
+    {"prompt": "odd", "answer": 1, "when": "2024-01-02", "more": [1]},
+    {"prompt": "odd"},
+]
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+@pytest.mark.parametrize("odd", ODD_ROWS)
+def test_a_row_of_another_kind_changes_no_other_row(tmp_path, suffix, odd):
+    alone = load_examples(write(tmp_path / f"alone{suffix}", PLAIN))
+    mixed = load_examples(write(tmp_path / f"mixed{suffix}", [*PLAIN, odd]))
+    assert repr(mixed[: len(alone)]) == repr(alone)
+
+
+@pytest.mark.parametrize("odd", ["abc", "", "5.5", "2024-01-02"])
+def test_a_cell_of_another_kind_changes_no_other_cell(tmp_path, odd):
+    rows = [{"prompt": "1", "code": "007"}, {"prompt": "2", "code": "8"}]
+    alone = load_examples(write(tmp_path / "alone.csv", rows))
+    mixed = load_examples(
+        write(tmp_path / "mixed.csv", [*rows, {"prompt": "3", "code": odd}])
+    )
+    assert repr(mixed[:2]) == repr(alone)
+    assert [example.columns["code"] for example in mixed] == ["007", "8", odd]
+
+
+def test_a_ragged_table_is_refused_with_the_line(tmp_path):
+    path = tmp_path / "d.csv"
+    path.write_text("prompt,answer\nSECRET,1\nSECRET,1,2\n")
+    with pytest.raises(DataError, match="line 3 has 3 cells") as caught:
+        load_examples(str(path))
+    assert "SECRET" not in str(caught.value)
+
+
+def test_a_file_that_is_not_utf8_is_said_so(tmp_path):
+    for suffix in (".csv", ".json", ".jsonl"):
+        path = tmp_path / f"d{suffix}"
+        path.write_bytes(b"prompt\n\xff\xfe\n")
+        with pytest.raises(DataError, match="cannot be read"):
+            load_examples(str(path))
+
+
 def test_nothing_private_stays_in_a_cache(tmp_path, monkeypatch):
     scratch, home = tmp_path / "scratch", tmp_path / "home"
     scratch.mkdir()
@@ -40,7 +85,7 @@ def test_nothing_private_stays_in_a_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(scratch))
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", home)
-    load_examples(write(tmp_path / "d.jsonl", ROWS))
+    load_examples(write(tmp_path / "d.parquet", ROWS))
     assert not list(scratch.iterdir())
     assert not list(home.rglob("*.arrow"))
 

@@ -1,0 +1,166 @@
+"""From a configuration to a plan: deterministic, and blind to what does not matter."""
+
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+
+from fgrpo_secure.config import load_config
+from fgrpo_secure.errors import ConfigurationError
+from fgrpo_secure.registration import (
+    MODULUS_BITS,
+    NORM_BOUND,
+    base_fingerprint,
+    recipe_digest,
+    register,
+)
+from privacy.contribution import registered_event
+from privacy.errors import PlanMismatchError, RefusalError
+from privacy.ledger import claimed_epsilon, spend_of
+
+SIZES = {"count": 3000, "shift": 3000, "sort": 2000, "sums": 3000}
+DIMENSION = 2304
+
+
+def registered(*overrides, sizes=SIZES, dimension=DIMENSION):
+    config, _ = load_config("tiny", overrides)
+    return register(config, sizes, dimension)
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return registered()
+
+
+def test_the_plan_carries_the_terms_of_the_configuration(plan):
+    config, _ = load_config("tiny")
+    assert (plan.epsilon, plan.delta) == ("8", "0.00001")
+    assert plan.rounds == config.privacy.rounds
+    assert plan.sampling_rate == Fraction(config.privacy.sampling_rate)
+    assert plan.clip_norm == Fraction(config.privacy.clip_norm)
+    assert (plan.norm_bound, plan.modulus_bits) == (NORM_BOUND, MODULUS_BITS)
+    assert {client.name: client.units for client in plan.clients} == SIZES
+    assert plan.dimension == DIMENSION
+
+
+def test_the_noise_meets_the_target_and_wastes_little_of_it(plan):
+    event, delta = registered_event(plan), Decimal(plan.delta)
+    whole = spend_of(((event, plan.rounds),), delta, plan.rounds)
+    assert Decimal("7.99") < claimed_epsilon(whole) <= 8
+
+
+def test_equal_configurations_give_equal_digests(plan):
+    assert registered().digest == plan.digest
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "machine.seed=5",
+        "machine.workers=4",
+        "machine.microbatch=1",
+        "machine.device=cuda",
+        "client.sums.eval_public=false",
+        "client.sums.epsilon_cap=100",
+    ],
+)
+def test_what_cannot_change_the_guarantee_enters_no_digest(plan, override):
+    assert registered(override).digest == plan.digest
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "grpo.group_size=8",
+        "grpo.max_tokens=5",
+        "grpo.temperature=0.9",
+        "grpo.loss=grpo",
+        "grpo.kl_coefficient=0.1",
+        "model.lora_rank=2",
+        "model.lora_alpha=4.0",
+        "model.target_modules=q_proj",
+        "model.layers=[0]",
+        "server.learning_rate=0.01",
+        "server.optimizer=sgd",
+        "client.sums.reward_range=[0, 11]",
+        "client.sums.reward=fgrpo_secure.assets.rewards:sort",
+        "aggregation.temperature=2",
+        "federation.min_survivors=4",
+    ],
+)
+def test_what_changes_the_learning_or_the_guarantee_changes_the_digest(plan, override):
+    config, _ = load_config("tiny", [override])
+    if override.startswith(("grpo", "model", "server", "client")):
+        assert recipe_digest(config) != plan.recipe
+    else:
+        assert registered(override).digest != plan.digest
+
+
+def test_the_base_models_weights_enter_the_recipe(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    one = base_fingerprint(str(tmp_path))
+    (tmp_path / "README.md").write_text("nobody's business")
+    assert base_fingerprint(str(tmp_path)) == one
+    (tmp_path / "model.safetensors").write_bytes(b"two")
+    assert base_fingerprint(str(tmp_path)) != one
+    assert base_fingerprint("hub/name") == "hub/name"
+
+
+def test_where_the_model_lies_enters_no_digest(tmp_path):
+    from shutil import copytree
+
+    config, _ = load_config("tiny")
+    copytree(config.model.base, tmp_path / "base")
+    moved, _ = load_config("tiny", [f"model.base={tmp_path / 'base'}"])
+    assert recipe_digest(moved) == recipe_digest(config)
+
+
+def test_rules_without_a_statistic_register_none():
+    plan = registered("aggregation.rule=uniform")
+    assert plan.statistic_variance == plan.statistic_norm_bound == 0
+
+
+def test_less_epsilon_means_more_noise(plan):
+    assert registered("privacy.epsilon=4").noise_variance > plan.noise_variance
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "privacy.delta=0.001",
+        "privacy.trust=local",
+        "privacy.epsilon=0.000001",
+        "privacy.epsilon=1e400",
+        "privacy.delta=1e-400",
+        "privacy.epsilon=7.1234567",
+        "privacy.statistic_multiplier=0.01",
+        "federation.min_survivors=5",
+        "federation.colluders=3",
+        "aggregation.temperature=0.0",
+        "client.sums.name=sort",
+        "client.sums.name=server",
+    ],
+)
+def test_terms_that_carry_no_guarantee_are_refused(override):
+    sizes = SIZES | {"server": 3000}
+    with pytest.raises(RefusalError) as caught:
+        registered(override, sizes=sizes)
+    assert len(str(caught.value)) > 20
+
+
+@pytest.mark.parametrize("loss", ["dapo", "cispo", "vespo", "bnpo"])
+def test_a_loss_that_couples_units_is_refused_with_its_reason(loss):
+    with pytest.raises(ConfigurationError, match="would move the gradients of all"):
+        registered(f"grpo.loss={loss}")
+
+
+def test_a_scale_over_the_batch_is_refused_with_its_reason():
+    with pytest.raises(ConfigurationError, match="deviation over the whole batch"):
+        registered("grpo.scale_rewards=batch")
+
+
+def test_a_modulus_that_would_wrap_is_refused():
+    sizes = dict.fromkeys(SIZES, 10**9)
+    with pytest.raises(PlanMismatchError):
+        registered("privacy.delta=1e-11", sizes=sizes)

@@ -1,0 +1,96 @@
+"""Keys and private files: who may read them, and what a crash leaves."""
+
+import os
+import stat
+
+import pytest
+
+from fgrpo_secure import secrets
+from fgrpo_secure.errors import StateError
+from fgrpo_secure.secrets import (
+    erase,
+    identity_key,
+    private_directory,
+    write_atomically,
+)
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.fixture(params=[0o000, 0o022, 0o077, 0o277])
+def umask(request):
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
+
+
+def test_private_things_are_private_whatever_the_umask(tmp_path, umask):
+    folder = private_directory(tmp_path / "client")
+    write_atomically(folder / "secret", b"1", private=True)
+    assert mode(folder) == 0o700
+    assert mode(folder / "secret") & 0o077 == 0
+    assert mode(folder / "secret") & 0o400
+
+
+def test_a_directory_that_was_open_is_closed(tmp_path):
+    (tmp_path / "client").mkdir(mode=0o755)
+    assert mode(private_directory(tmp_path / "client")) == 0o700
+
+
+def test_an_identity_is_made_once_and_kept(tmp_path):
+    folder = tmp_path / "client"
+    first = identity_key(folder)
+    assert identity_key(folder).verify_key == first.verify_key
+    assert mode(folder / "identity.key") == 0o600
+    assert len((folder / "identity.key").read_bytes()) == 32
+
+
+def test_two_identities_differ(tmp_path):
+    one, other = identity_key(tmp_path / "a"), identity_key(tmp_path / "b")
+    assert one.verify_key != other.verify_key
+
+
+@pytest.mark.parametrize("data", [b"", b"short", bytes(33)])
+def test_a_damaged_identity_is_an_error_that_shows_no_byte_of_it(tmp_path, data):
+    folder = private_directory(tmp_path / "client")
+    (folder / "identity.key").write_bytes(data)
+    with pytest.raises(StateError) as caught:
+        identity_key(folder)
+    assert "short" not in str(caught.value)
+    assert (folder / "identity.key").read_bytes() == data
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "state"
+    write_atomically(path, b"old")
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(secrets.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+def test_what_is_written_is_synced_before_it_has_its_name(tmp_path, monkeypatch):
+    path, seen = tmp_path / "state", []
+    sync = os.fsync
+
+    def spied(descriptor):
+        seen.append(path.exists())
+        sync(descriptor)
+
+    monkeypatch.setattr(secrets.os, "fsync", spied)
+    write_atomically(path, b"data")
+    # The file's own sync, then that of its directory, which holds the name.
+    assert seen == [False, True]
+
+
+def test_erasing_what_is_not_there_is_no_error(tmp_path):
+    write_atomically(tmp_path / "key", b"1", private=True)
+    erase(tmp_path / "key")
+    erase(tmp_path / "key")
+    assert not (tmp_path / "key").exists()
