@@ -291,7 +291,7 @@ def _secure_sum(
     }
     masked, messages = shares.collect({n: sent for n, (_, sent) in dealt.items()})
     hidden = {
-        name: state.mask(messages[name], vectors[name])
+        name: state.open_inbox(messages[name]).mask(vectors[name])
         for name, (state, _) in dealt.items()
     }
     confirming, messages = masked.collect({n: sent for n, (_, sent) in hidden.items()})
@@ -302,6 +302,7 @@ def _secure_sum(
         {n: sent for n, (_, sent) in confirmed.items()}
     )
     reveals = {
-        name: state.reveal(messages[name])[1] for name, (state, _) in confirmed.items()
+        name: state.reveal(messages[name], bytes(32))[1]
+        for name, (state, _) in confirmed.items()
     }
     return from_residues(revealing.collect(reveals).residues, plan.modulus_bits)

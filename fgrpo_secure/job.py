@@ -28,7 +28,7 @@ from fgrpo_secure.runtime.local import LocalExchange
 from fgrpo_secure.secrets import identity_key, private_directory, write_atomically
 from fgrpo_secure.server import Server
 from fgrpo_secure.server_optimizer import OptimizerState
-from fgrpo_secure.site import HANDLE_BYTES, SOFTWARE, RunFolder
+from fgrpo_secure.site import HANDLE_BYTES, SOFTWARE, RunFolder, check_pinned
 from fgrpo_secure.task import load_run_policy, public_size
 from privacy.contribution import registered_event
 from privacy.crypto import SigningKey
@@ -385,4 +385,5 @@ def _open_ledger(
                 roster={who: k.raw for who, k in folder.roster(plan).items()},
             )
         )
+    check_pinned(ledger, plan, folder)
     return ledger

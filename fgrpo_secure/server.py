@@ -26,7 +26,7 @@ from fgrpo_secure.grpo.policy import Policy
 from fgrpo_secure.server_optimizer import OptimizerState, step
 from fgrpo_secure.terms import adapter_digest, round_terms
 from privacy.codec import decode
-from privacy.crypto import DIGEST_BYTES, SigningKey, VerifyKey
+from privacy.crypto import SigningKey, VerifyKey
 from privacy.errors import FaultyClientError, PrivacyError
 from privacy.ledger import (
     Aborted,
@@ -43,9 +43,15 @@ from privacy.ledger import (
 from privacy.plan import WEIGHT_ONE, Plan
 from privacy.randomness import system_entropy
 from privacy.secagg.messages import sum_digest
-from privacy.secagg.server import Unmasked, open_round
+from privacy.secagg.server import (
+    CollectingAdverts,
+    Unmasked,
+    abort_message,
+    open_round,
+)
+from privacy.secagg.terms import RoundTerms
 from privacy.vectors import FloatVector, IntVector, from_residues
-from privacy.wire import Reader, Writer
+from privacy.wire import Writer
 
 if TYPE_CHECKING:
     from fgrpo_secure.runtime.exchange import Exchange
@@ -70,15 +76,17 @@ class RoundOutcome:
 
 @dataclass(slots=True)
 class _Seen:
-    """Who has answered so far in a round.
+    """What the server knows of a round when it ends early.
 
     Attributes:
+        terms: of the round.
+        offer_digest: of its offer.
         clients: those who answered the last phase.
-        heads: the ledger head that each client sent with its reveal.
     """
 
+    terms: RoundTerms
+    offer_digest: bytes
     clients: frozenset[str]
-    heads: dict[str, bytes]
 
 
 class Server:
@@ -142,7 +150,8 @@ class Server:
             StateError: the checkpoint is missing or damaged.
         """
         if self._ledger.history.unfinished:
-            self._abort(Reason.INTERRUPTED, self._names)
+            # Nobody dropped out: it was the server that went away.
+            self._abort(Reason.INTERRUPTED, frozenset())
         history = self._ledger.history
         self._state = read_checkpoint(self._folder, history.adapter)
         return history.round
@@ -160,19 +169,42 @@ class Server:
         Raises:
             LedgerError: the record is unreliable; nothing more may be done.
         """
-        seen = _Seen(frozenset(), {})
+        terms = round_terms(
+            self._plan,
+            roster=self._roster,
+            federation=self._ledger.history.run.hex(),
+            round_number=number,
+            adapter=self.adapter,
+        )
+        adverts, offer = open_round(terms, self._key, system_entropy, ())
+        seen = _Seen(terms, adverts.desk.offer_digest, frozenset())
+        self._ledger.append(
+            RoundOpened(
+                round=number,
+                attempt=ATTEMPT,
+                offer_digest=seen.offer_digest,
+                adapter_digest=terms.adapter_digest,
+            )
+        )
         try:
-            unmasked = self._collect(exchange, number, seen)
+            unmasked = self._collect(exchange, number, adverts, offer, seen)
             gradient = self._decode(unmasked)
         except PrivacyError as error:
             if self._ledger.history.phase is Phase.IDLE:
                 raise
             self._abort(reason_of(error), self._names - seen.clients)
+            told = abort_message(
+                seen.terms,
+                seen.offer_digest,
+                self._key,
+                reason_of(error).value,
+                self._ledger.head,
+            )
             exchange.exchange(
-                "aborted", dict.fromkeys(self._names, b""), self._deadline
+                "aborted", dict.fromkeys(sorted(self._names), told), self._deadline
             )
             return RoundOutcome(published=False, words=f"aborted: {error}")
-        self._publish(exchange, number, unmasked, gradient, seen)
+        self._publish(exchange, number, unmasked, gradient)
         words = f"{len(unmasked.survivors)} of {len(self._names)} clients in the sum"
         return RoundOutcome(published=True, words=words)
 
@@ -189,7 +221,14 @@ class Server:
             )
         )
 
-    def _collect(self, exchange: Exchange, number: int, seen: _Seen) -> Unmasked:
+    def _collect(
+        self,
+        exchange: Exchange,
+        number: int,
+        adverts: CollectingAdverts,
+        offer: bytes,
+        seen: _Seen,
+    ) -> Unmasked:
         """All phases up to the open sum."""
 
         def ask(phase: str, messages: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -197,22 +236,6 @@ class Server:
             seen.clients = frozenset(replies)
             return replies
 
-        terms = round_terms(
-            self._plan,
-            roster=self._roster,
-            federation=self._ledger.history.run.hex(),
-            round_number=number,
-            adapter=self.adapter,
-        )
-        adverts, offer = open_round(terms, self._key, system_entropy, ())
-        self._ledger.append(
-            RoundOpened(
-                round=number,
-                attempt=ATTEMPT,
-                offer_digest=adverts.desk.offer_digest,
-                adapter_digest=terms.adapter_digest,
-            )
-        )
         opening = Writer().integer(number).field(offer).field(self.adapter).finish()
         replies = ask("offer", dict.fromkeys(sorted(self._names), opening))
         shares, messages = adverts.collect(replies)
@@ -238,7 +261,7 @@ class Server:
             )
         )
         reveals, messages = confirmations.collect(ask("survivors", messages))
-        return reveals.collect(_without_heads(ask("quorum", messages), seen))
+        return reveals.collect(ask("quorum", messages))
 
     def _decode(self, unmasked: Unmasked) -> FloatVector:
         """The weighted mean of the clipped unit gradients, noised.
@@ -260,7 +283,6 @@ class Server:
         number: int,
         unmasked: Unmasked,
         gradient: FloatVector,
-        seen: _Seen,
     ) -> None:
         """Move the adapter: checkpoint, then ledger, then the clients."""
         before = adapter_digest(self.adapter)
@@ -284,7 +306,7 @@ class Server:
                 adapter_before=before,
                 adapter_after=after,
                 transcript=unmasked.transcript_hash,
-                heads=seen.heads,
+                heads=unmasked.heads,
             )
         )
         keep_only(self._folder, after)
@@ -322,19 +344,3 @@ def mean_gradient(plan: Plan, total: IntVector) -> FloatVector:
     weights = int(total[-1]) / WEIGHT_ONE * float(largest)
     mean: FloatVector = decode(total[:-1], plan.scale) / weights
     return np.asarray(mean, dtype=np.float64)
-
-
-def _without_heads(replies: Mapping[str, bytes], seen: _Seen) -> dict[str, bytes]:
-    """Part each reply into the reveal and the client's ledger head."""
-    reveals: dict[str, bytes] = {}
-    for name, reply in replies.items():
-        reader = Reader(reply)
-        try:
-            reveals[name], head = reader.field(), reader.fixed(DIGEST_BYTES)
-            reader.finish()
-        except PrivacyError:
-            # Left as it is, it fails the protocol's own check, which names the sender.
-            reveals[name] = reply
-            continue
-        seen.heads[name] = head
-    return reveals

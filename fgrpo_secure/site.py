@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from fgrpo_secure.errors import FgrpoError, StateError
 from fgrpo_secure.evaluate import evaluate
 from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.policy import Policy
+from fgrpo_secure.learner import Learner
 from fgrpo_secure.secrets import (
     identity_key,
     private_directory,
@@ -30,7 +32,7 @@ from fgrpo_secure.secrets import (
 from fgrpo_secure.task import load_run_policy, load_task
 from privacy.contribution import registered_event
 from privacy.crypto import SigningKey, VerifyKey
-from privacy.errors import BudgetExceededError, PrivacyError
+from privacy.errors import BudgetExceededError, PlanMismatchError, PrivacyError
 from privacy.ledger import (
     ClientOpened,
     Ledger,
@@ -72,6 +74,10 @@ class RunFolder:
     def private(self, name: str) -> Path:
         """A client's private folder."""
         return self.store / name
+
+    def of_run(self, name: str, run: bytes) -> Path:
+        """What a client keeps of one run, within its private folder."""
+        return self.private(name) / f"run-{run.hex()}"
 
     def ledger(self, name: str) -> Path:
         """The ledger of a party within the run's folder."""
@@ -168,6 +174,7 @@ def open_site(
         FgrpoError: what a user can mend.
         PrivacyError: a ledger that does not verify, or a budget that is spent.
     """
+    check_plan(plan, config)
     torch.set_num_threads(config.machine.threads)
     policy = load_run_policy(config)
     clients = {}
@@ -177,17 +184,23 @@ def open_site(
         key = identity_key(private)
         roster = folder.roster(plan)
         ledger = open_client_ledger(config, plan, folder, name, key, run)
-        clients[name] = Client(
+        learner = Learner(
             plan=plan,
             name=name,
             task=task,
             policy=policy,
-            folder=private_directory(private / f"run-{run.hex()}"),
+            folder=private_directory(folder.of_run(name, run)),
+            progress=_labelled(progress, name),
+        )
+        clients[name] = Client(
+            plan=plan,
+            name=name,
+            learner=learner,
+            policy=policy,
             ledger=ledger,
             key=key,
             roster=roster,
             federation=run.hex(),
-            progress=_labelled(progress, name),
         )
     return Site(config, policy, clients, folder, progress)
 
@@ -207,13 +220,19 @@ def open_client_ledger(
         LedgerError: the ledger does not verify.
         StateError: the ledger is in the middle of another run.
     """
-    client = config.client_named(name)
-    cap = Decimal(plan.epsilon) if client.epsilon_cap is None else client.epsilon_cap
+    cap = config.client_named(name).epsilon_cap or config.privacy.epsilon
     ledger = Ledger.open(folder.own_ledger(name), key, party=name, role=Role.CLIENT)
     history = ledger.history
     if history.run == run:
         # Closed already where the run was interrupted between its end and its summary.
+        check_pinned(ledger, plan, folder)
         return ledger
+    if folder.of_run(name, run).exists():
+        ledger.close()
+        raise StateError(
+            f"Client {name} has taken part in this run, and its ledger is gone.",
+            "Restore the ledger with its .head file: without it charges are forgotten.",
+        )
     if history.phase is not Phase.CLOSED:
         ledger.close()
         raise StateError(
@@ -247,6 +266,58 @@ def open_client_ledger(
         )
     )
     return ledger
+
+
+def check_pinned(ledger: Ledger, plan: Plan, folder: RunFolder) -> None:
+    """Hold the run's folder to what the ledger pinned when the run was opened.
+
+    The files of plan and keys are in reach of others; the signed ledger is not.
+
+    Raises:
+        StateError: the folder now says another plan or other keys.
+    """
+    opened = ledger.history.opened
+    keys = {who: key.raw for who, key in folder.roster(plan).items()}
+    if (
+        opened is None
+        or opened.plan_digest != plan.digest_bytes
+        or dict(opened.roster) != keys
+    ):
+        ledger.close()
+        raise StateError(
+            f"{folder.root} holds another plan or other keys than {ledger.path.name} "
+            "pinned.",
+            "Restore plan.json and keys/; a run changes neither.",
+        )
+
+
+def check_plan(plan: Plan, config: RunConfig) -> None:
+    """Hold a plan to the terms of the configuration that the site accepted.
+
+    Raises:
+        PlanMismatchError: a term of the guarantee differs.
+    """
+    stated = (
+        Decimal(plan.epsilon),
+        Decimal(plan.delta),
+        plan.rounds,
+        plan.sampling_rate,
+        plan.min_survivors,
+        plan.colluders,
+        tuple(client.name for client in plan.clients),
+    )
+    accepted = (
+        config.privacy.epsilon,
+        config.privacy.delta,
+        config.privacy.rounds,
+        Fraction(config.privacy.sampling_rate),
+        config.federation.min_survivors,
+        config.federation.colluders,
+        tuple(client.name for client in config.client),
+    )
+    if stated != accepted:
+        msg = "the plan has other terms than the configuration: see both again"
+        raise PlanMismatchError(msg)
 
 
 def _labelled(progress: SiteProgress, name: str) -> Callable[[int, int], None]:

@@ -71,6 +71,7 @@ class Label(StrEnum):
     REVEAL = "fgrpo-secure/1/reveal"
     SUM = "fgrpo-secure/1/sum"
     PUBLISHED = "fgrpo-secure/1/published"
+    ABORTED = "fgrpo-secure/1/aborted"
     TRANSCRIPT = "fgrpo-secure/1/transcript"
     SEALED_VECTOR = "fgrpo-secure/1/sealed-vector"
 

@@ -5,7 +5,7 @@ Residues are what travels: a vector modulo 2**modulus_bits, as uint32 words.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -89,9 +89,12 @@ class NoisedVector:
         modulus_bits: the modulus that the plan fixes.
         plan_digest: hex SHA-256 of the plan that this vector was made under.
         round_number: the round it was charged to.
+
+    Guarantee:
+        No repr shows the residues, so that no log opens one client's vector.
     """
 
-    residues: ResidueVector
+    residues: ResidueVector = field(repr=False)
     modulus_bits: int
     plan_digest: str
     round_number: int

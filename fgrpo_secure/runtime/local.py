@@ -59,6 +59,7 @@ class _Worker:
     pipe: Connection
     names: tuple[str, ...]
     alive: bool = True
+    busy: bool = False
 
 
 class LocalExchange:
@@ -125,12 +126,18 @@ class LocalExchange:
         """Carry one phase; see `Exchange`."""
         self._sequence += 1
         awaited = set(messages)
-        for worker in self._workers:
-            own = [name for name in worker.names if name in messages]
-            for name in own:
-                self._send(worker, phase, name, messages[name])
+        # A worker is sent one message at a time, and none while it works on an earlier
+        # phase: two ends that wait for each other to read would pass every deadline.
+        queues = {
+            worker.pipe: [
+                name for name in sorted(worker.names, reverse=True) if name in messages
+            ]
+            for worker in self._workers
+        }
         answers: dict[str, bytes] = {}
         end = time.monotonic() + deadline
+        for worker in self._workers:
+            self._send_next(worker, queues[worker.pipe], phase, messages)
         while awaited:
             awaited -= self._lost(awaited)
             pipes = [worker.pipe for worker in self._workers if worker.alive]
@@ -139,7 +146,8 @@ class LocalExchange:
                 break
             for pipe in connection.wait(pipes, left):
                 worker = next(w for w in self._workers if w.pipe is pipe)
-                self._take(worker, awaited, answers)
+                if self._take(worker, awaited, answers):
+                    self._send_next(worker, queues[worker.pipe], phase, messages)
         for name in sorted(awaited):
             self._on_silence(name, f"no answer to {phase!r} within {deadline:.0f} s")
         return answers
@@ -170,10 +178,21 @@ class LocalExchange:
                 worker.process.terminate()
         self.close()
 
-    def _send(self, worker: _Worker, phase: str, name: str, payload: bytes) -> None:
-        message = Writer().integer(self._sequence).text(phase).text(name).field(payload)
+    def _send_next(
+        self,
+        worker: _Worker,
+        queue: list[str],
+        phase: str,
+        messages: Mapping[str, bytes],
+    ) -> None:
+        """Send a worker the message of its next client, where one is left."""
+        if not queue or worker.busy:
+            return
+        name = queue.pop()
+        worker.busy = True
+        message = Writer().integer(self._sequence).text(phase).text(name)
         try:
-            worker.pipe.send_bytes(message.finish())
+            worker.pipe.send_bytes(message.field(messages[name]).finish())
         except (BrokenPipeError, ConnectionResetError):
             worker.alive = False
 
@@ -193,23 +212,26 @@ class LocalExchange:
 
     def _take(
         self, worker: _Worker, awaited: set[str], answers: dict[str, bytes]
-    ) -> None:
+    ) -> bool:
+        """Take what a worker says; returns whether it can be sent another message."""
         reader = self._receive(worker)
         if reader is None:
-            return
+            return False
         kind = reader.integer()
         if kind == _Kind.PROGRESS:
             self._on_progress(reader.text(), reader.integer(), reader.integer())
-            return
+            return False
+        worker.busy = False
         sequence, name = reader.integer(), reader.text()
         # What comes after its deadline belongs to a phase that is over.
-        if sequence != self._sequence or name not in awaited:
-            return
+        if sequence != self._sequence or name not in awaited & set(worker.names):
+            return True
         awaited.discard(name)
         if kind == _Kind.ANSWER:
             answers[name] = reader.field()
         else:
             self._on_silence(name, reader.text())
+        return True
 
 
 def _work(pipe: Connection, order: WorkerOrder) -> None:

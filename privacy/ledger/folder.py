@@ -3,7 +3,7 @@
 1. `plan.json` is a plan; its clients and the server are the parties.
 2. `keys/` and `ledger/` hold one file for each party and nothing else.
 3. Every ledger passes `verify`, under the key that the folder pins for its party.
-4. All opened the same run, with the same plan and the same keys.
+4. All opened the same run, with the same plan and the same keys, and closed it.
 5. Every round stands alike in the server's ledger and in the clients'.
 6. `summary.json` says what the ledgers add up to.
 """
@@ -24,7 +24,7 @@ from privacy.ledger.keyfiles import KEY_SUFFIX, parse_key_file
 from privacy.ledger.payload import plan_digest
 from privacy.ledger.pricing import Price, Pricing, price_charges
 from privacy.ledger.reconcile import RunFile, reconcile
-from privacy.ledger.records import SERVER, Spend
+from privacy.ledger.records import SERVER, ClientClosed, Published, Spend
 from privacy.ledger.remembered import HEAD_SUFFIX, Head, parse_head
 from privacy.ledger.terms import Terms, read_terms
 from privacy.ledger.verify import Run, VerifiedLedger, examine
@@ -88,7 +88,7 @@ class _Check:
         spends = {name: run.run.history.totals()[0] for name, run in runs.items()}
         whole = terms is not None and server is not None
         if whole and terms and server and spends.keys() == terms.clients:
-            self._summary(terms, server.run, spends)
+            self._summary(terms, digest, server.run, spends)
         return Report(
             problems=tuple(self.problems),
             run=server.run.opened.run if server else None,
@@ -230,10 +230,19 @@ class _Check:
                 self._note(file, "opened under another plan than the server's", line)
             if dict(opened.roster) != pinned:
                 self._note(file, "it pins other keys than the folder keys/", line)
+            if not self.unfinished and run.history.last != ClientClosed.kind:
+                what = "its part of this run does not end in 'closed'"
+                self._note(file, what, run.entries[-1].line)
             runs[party] = RunFile(file, run)
         return runs
 
-    def _summary(self, terms: Terms, server: Run, spends: Mapping[str, Spend]) -> None:
+    def _summary(
+        self,
+        terms: Terms,
+        digest: bytes | None,
+        server: Run,
+        spends: Mapping[str, Spend],
+    ) -> None:
         file = "summary.json"
         if self.unfinished and not (self.directory / file).exists():
             return
@@ -255,9 +264,15 @@ class _Check:
             "rounds_completed": Decimal(server.history.published),
             "rounds_aborted": Decimal(server.history.aborted),
         }
-        for name, value in expected.items():
-            if not _same(summary.get(name), value):
-                self._note(file, f"{name!r} is not what the ledgers and the plan say")
+        # These two may be left out, since they repeat what stands elsewhere.
+        repeated = {
+            "plan_digest": digest.hex() if digest else None,
+            "survivors": _last_survivors(server),
+        }
+        wrong = [n for n, value in expected.items() if not _same(summary.get(n), value)]
+        wrong += [n for n, v in repeated.items() if n in summary and summary[n] != v]
+        for name in wrong:
+            self._note(file, f"{name!r} is not what the ledgers and the plan say")
         clients = summary.get("clients")
         stated: dict[object, object] = {}
         for client in clients if isinstance(clients, list) else []:
@@ -284,6 +299,15 @@ def verify_run(
         It returns a report for any bytes in the folder's files.
     """
     return _Check(directory, price, unfinished=unfinished).report()
+
+
+def _last_survivors(server: Run) -> list[str]:
+    """The clients in the sum that was published last, none before the first."""
+    survivors: list[str] = []
+    for entry in server.entries:
+        if isinstance(entry.record, Published):
+            survivors = list(entry.record.survivors)
+    return survivors
 
 
 def _load_json(data: bytes) -> object:

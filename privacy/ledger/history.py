@@ -361,6 +361,7 @@ class History:
             set(record.survivors) <= set(record.sharers) <= set(self.members),
             "survivors, sharers and roster are not within each other",
         )
+        self._check_threshold(record.survivors)
         return replace(self, survivors=record.survivors)
 
     def _check_commit(self, record: Commit) -> None:
@@ -400,6 +401,15 @@ class History:
         _require(
             self.terms is not None and len(survivors) >= self.terms.min_survivors,
             "a sum of fewer clients than the plan's min_survivors",
+        )
+
+    def _check_threshold(self, survivors: tuple[str, ...]) -> None:
+        """The server's side knows the roster, and with it what a sum needs."""
+        least = self.terms.least_clients(len(self.members)) if self.terms else 0
+        _require(
+            len(survivors) >= least,
+            f"{len(survivors)} survivors where a roster of {len(self.members)} needs "
+            f"{least}",
         )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from privacy.crypto import VerifyKey
 from privacy.errors import LedgerError
+from privacy.ledger.durable import replace_file
 
 KEY_SUFFIX = ".pub"
 
@@ -31,8 +32,15 @@ def parse_key_file(data: bytes) -> VerifyKey:
 
 
 def write_key_file(path: Path, key: VerifyKey) -> None:
-    """Write a public key for others to pin."""
-    path.write_bytes(key_file_bytes(key))
+    """Write a public key for others to pin.
+
+    Guarantee:
+        A crash leaves the whole key or the file that was there before.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    replace_file(path, key_file_bytes(key))
 
 
 def read_key_file(path: Path) -> VerifyKey:

@@ -10,23 +10,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from privacy.ledger.chain import Problem
-from privacy.ledger.codes import Reason, Status
+from privacy.ledger.codes import Status
 from privacy.ledger.records import (
     Aborted,
     Commit,
+    Intent,
     Joined,
     Outcome,
     Published,
     Roster,
     RoundOpened,
+    Survivors,
 )
 from privacy.ledger.verify import Run
 
 Place = tuple[int, int]
 """Round and attempt."""
-
-# A survivor whose process died after sending may never learn that the sum was opened.
-_CANNOT_KNOW = frozenset({Reason.INTERRUPTED, Reason.DEADLINE, Reason.STOPPED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +46,20 @@ class _ServerRound:
 
     opened: RoundOpened
     line: int
-    members: tuple[str, ...] = ()
+    roster: Roster | None = None
+    counted: Survivors | None = None
     published: Published | None = None
+    aborted_head: bytes | None = None
     end_line: int = 0
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return self.roster.members if self.roster else ()
+
+    @property
+    def survivors(self) -> tuple[str, ...]:
+        """Whose vectors came in, whether or not their sum was opened."""
+        return self.counted.survivors if self.counted else ()
 
 
 @dataclass(slots=True)
@@ -59,6 +69,7 @@ class _ClientRound:
     joined: Joined
     line: int
     heads: set[bytes]
+    charge_line: int = 0
     commit: Commit | None = None
     outcome: Outcome | None = None
     outcome_line: int = 0
@@ -113,26 +124,65 @@ def _compare(
                 mine.line,
                 "the ledger hash that the server received is none of this round's",
             )
-    if outcome is None:
-        if not unfinished:
-            yield mine.line, "it has no outcome"
-        if published is None or name not in published.survivors:
-            return
-        if mine.commit is None:
-            yield mine.line, "in the published sum without a commitment"
-        return
-    yield from _compare_outcome(name, theirs, mine, outcome)
-    if outcome.server_head is not None:
-        least = theirs.end_line or theirs.line
-        if heads.get(outcome.server_head, 0) < least:
+    yield from _compare_charge(name, theirs, mine)
+    if outcome is not None:
+        yield from _compare_outcome(theirs, mine, outcome)
+        yield from _compare_server_head(theirs, mine, outcome, heads)
+    elif not unfinished:
+        yield mine.line, "it has no outcome"
+
+
+def _compare_charge(
+    name: str, theirs: _ServerRound, mine: _ClientRound
+) -> Iterator[tuple[int, str]]:
+    """Whether the server's record has this client where its charge says it was.
+
+    A server tells a client of a roster or of key shares only after they are verified
+    and recorded, so that an honest charge implies both. A server that ended the
+    attempt without a roster has claimed nothing that a charge could contradict: no
+    sum can be recorded there, and the charge stands.
+    """
+    if mine.charge_line:
+        if theirs.roster is not None and name not in theirs.members:
             yield (
-                mine.outcome_line,
-                "the server's ledger hash is of no line that reports this round",
+                mine.charge_line,
+                "charged, but not in the roster that the server recorded: it was "
+                "shown another roster, whose sum is hidden",
             )
+        elif theirs.counted is not None and name not in theirs.counted.sharers:
+            yield (
+                mine.charge_line,
+                "charged, but not among the sharers that the server recorded: it was "
+                "shown other sharers, whose sum is hidden",
+            )
+    if name in theirs.survivors and mine.commit is None:
+        where = "in the published sum" if theirs.published else "counted as a survivor"
+        yield mine.outcome_line or mine.line, f"{where} without a commitment"
+
+
+def _compare_server_head(
+    theirs: _ServerRound,
+    mine: _ClientRound,
+    outcome: Outcome,
+    heads: Mapping[bytes, int],
+) -> Iterator[tuple[int, str]]:
+    """Whether the hash that the client was told reports this attempt."""
+    head = outcome.server_head
+    if head is None:
+        return
+    if outcome.status is Status.ABORTED:
+        reports = head == theirs.aborted_head
+    else:
+        reports = heads.get(head, 0) >= (theirs.end_line or theirs.line)
+    if not reports:
+        yield (
+            mine.outcome_line,
+            "the server's ledger hash is of no line that reports this round",
+        )
 
 
 def _compare_outcome(
-    name: str, theirs: _ServerRound, mine: _ClientRound, outcome: Outcome
+    theirs: _ServerRound, mine: _ClientRound, outcome: Outcome
 ) -> Iterator[tuple[int, str]]:
     published, line = theirs.published, mine.outcome_line
     if published is None:
@@ -147,13 +197,10 @@ def _compare_outcome(
             published.transcript,
         ):
             yield line, "other survivors, adapter or transcript than the server's"
-    if name not in published.survivors:
-        return
-    if mine.commit is None:
-        yield line, "in the published sum without a commitment"
-    unaware = outcome.status is Status.MISSED and outcome.reason in _CANNOT_KNOW
-    if outcome.status is not Status.PUBLISHED and not unaware:
-        yield line, f"in the published sum, but recorded as {outcome.status.value}"
+    # One that sent its vector and missed the news cannot know that the sum was opened,
+    # whatever stopped it; its charge stands. "aborted" claims that there is no sum.
+    if outcome.status is Status.ABORTED:
+        yield line, "recorded as aborted, but the server published a sum"
 
 
 def _server_rounds(run: Run) -> dict[Place, _ServerRound]:
@@ -163,11 +210,14 @@ def _server_rounds(run: Run) -> dict[Place, _ServerRound]:
         if isinstance(record, RoundOpened):
             rounds[_place(record)] = _ServerRound(record, entry.line)
         elif isinstance(record, Roster):
-            rounds[_place(record)].members = record.members
+            rounds[_place(record)].roster = record
+        elif isinstance(record, Survivors):
+            rounds[_place(record)].counted = record
         elif isinstance(record, Published):
             rounds[_place(record)].published = record
             rounds[_place(record)].end_line = entry.line
         elif isinstance(record, Aborted):
+            rounds[_place(record)].aborted_head = entry.head
             rounds[_place(record)].end_line = entry.line
     return rounds
 
@@ -187,12 +237,14 @@ def _client_rounds(run: Run) -> dict[Place, _ClientRound]:
             current = None
             continue
         current.heads.add(entry.head)
+        if isinstance(record, Intent | Commit):
+            current.charge_line = current.charge_line or entry.line
         if isinstance(record, Commit):
             current.commit = record
     return rounds
 
 
 def _place(
-    record: RoundOpened | Roster | Published | Aborted | Joined,
+    record: RoundOpened | Roster | Survivors | Published | Aborted | Joined,
 ) -> Place:
     return record.round, record.attempt

@@ -7,11 +7,11 @@ replaced together; the heads that other parties hold are the defence against tha
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from privacy.errors import BrokenChainError, MalformedMessageError
+from privacy.ledger.durable import replace_file
 from privacy.ledger.envelope import GENESIS
 from privacy.ledger.fields import Count, Digest, from_object, to_object
 from privacy.wire import canonical_json, parse_canonical_json
@@ -64,25 +64,4 @@ def load_head(path: Path) -> Head | None:
 
 def store_head(path: Path, head: Head) -> None:
     """Replace the file, so that a crash leaves the old head or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-    descriptor = os.open(temporary, flags, 0o644)
-    try:
-        data = canonical_json(to_object(head)) + b"\n"
-        if os.write(descriptor, data) != len(data):
-            msg = "the disk took only a part of the remembered head"
-            raise OSError(msg)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    temporary.replace(path)
-    sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Make creations and renames in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    replace_file(path, canonical_json(to_object(head)) + b"\n")

@@ -22,6 +22,7 @@ from privacy.errors import (
 )
 from privacy.ledger.chain import NEWLINE, Problem, read_chain, split_lines
 from privacy.ledger.codes import Role
+from privacy.ledger.durable import sync_directory
 from privacy.ledger.envelope import GENESIS, line_hash, seal_line
 from privacy.ledger.history import History
 from privacy.ledger.payload import Header, decode_record, encode_record
@@ -32,7 +33,6 @@ from privacy.ledger.remembered import (
     Head,
     load_head,
     store_head,
-    sync_directory,
 )
 from privacy.wire import parse_canonical_json
 

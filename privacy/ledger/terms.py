@@ -13,7 +13,7 @@ from decimal import Decimal, InvalidOperation
 from privacy.errors import MalformedMessageError
 from privacy.ledger.fields import codecs, from_object
 from privacy.ledger.records import SERVER, Event
-from privacy.plan import MAX_CLIENTS, PLAN_FORMAT
+from privacy.plan import MAX_CLIENTS, PLAN_FORMAT, threshold
 from privacy.wire import MAX_JSON_INTEGER, Json
 
 _MAX_DECIMAL_CHARACTERS = 64
@@ -32,6 +32,7 @@ class Terms:
         event: what one round charges.
         modulus_bits: residues are modulo two to this power.
         min_survivors: fewest clients in a published sum.
+        colluders: clients that may side with the server.
         clients: names of the cohort.
     """
 
@@ -42,12 +43,21 @@ class Terms:
     event: Event
     modulus_bits: int
     min_survivors: int
+    colluders: int
     clients: frozenset[str]
 
     @property
     def parties(self) -> frozenset[str]:
         """The cohort and the server."""
         return self.clients | {SERVER}
+
+    def least_clients(self, members: int) -> int:
+        """Fewest clients in a sum over a roster of `members` clients.
+
+        It is what the protocol itself asks for: with fewer, shares for two different
+        sums could be collected.
+        """
+        return max(threshold(members, self.colluders), self.min_survivors)
 
 
 def read_terms(plan: Mapping[str, Json]) -> Terms:
@@ -72,16 +82,21 @@ def read_terms(plan: Mapping[str, Json]) -> Terms:
         event=from_object(Event, event),
         modulus_bits=_positive(plan, "modulus_bits"),
         min_survivors=_positive(plan, "min_survivors"),
+        colluders=_whole(plan, "colluders", 0),
         clients=_clients(plan),
     )
 
 
 def _positive(plan: Mapping[str, Json], name: str) -> int:
+    return _whole(plan, name, 1)
+
+
+def _whole(plan: Mapping[str, Json], name: str, least: int) -> int:
     value = plan.get(name)
     whole = isinstance(value, int) and not isinstance(value, bool)
-    if whole and isinstance(value, int) and 1 <= value <= MAX_JSON_INTEGER:
+    if whole and isinstance(value, int) and least <= value <= MAX_JSON_INTEGER:
         return value
-    msg = f"a plan without a whole number {name!r} from 1"
+    msg = f"a plan without a whole number {name!r} from {least}"
     raise MalformedMessageError(msg)
 
 

@@ -1,10 +1,11 @@
 """A client's side of one round, without input or output.
 
-`join` answers the server's offer. Each state then has one method, which takes the bytes
-of the next message and returns the next state and the bytes to send. **Store the next
-state before the bytes are sent**, and forget the one before: two answers of one state
-are what an attacker wants. A state restored from its bytes goes on as if nothing had
-happened. Any error ends this client's part in the round.
+`join` answers the server's offer. Each state then has one method that goes on: it takes
+the bytes of the next message, or the client's own vector, and returns the next state
+and the bytes to send, if any. **Store the next state before the bytes are sent**, and
+forget the one before: two answers of one state are what an attacker wants. A state
+restored from its bytes goes on as if nothing had happened. Any error ends this client's
+part in the round.
 """
 
 from __future__ import annotations
@@ -303,10 +304,7 @@ class AwaitingRoster(_State):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AwaitingShares(_State):
-    """Own shares are dealt; those of the peers are awaited, and the noised vector.
-
-    `mask` consumes this state. Two inputs under one mask would reveal their difference,
-    so the runtime forgets the state before it sends the bytes.
+    """Own shares are dealt; those of the peers are awaited.
 
     Attributes:
         roster: everybody's verified public keys.
@@ -320,23 +318,22 @@ class AwaitingShares(_State):
     mask_key: AgreementKey = field(repr=False)
     self_mask: Bytes32 = field(repr=False)
 
-    def mask(
-        self, incoming: bytes, noised: NoisedVector
-    ) -> tuple[AwaitingSurvivors, bytes]:
-        """Hide a noised vector under the round's masks.
+    def open_inbox(self, incoming: bytes) -> AwaitingVector:
+        """Verify what everybody dealt to us, before there is a vector to lose.
+
+        Nothing is sent. A client makes its noised vector, and so spends privacy
+        budget, only once this has returned.
 
         Args:
             incoming: the server's message with everybody's shares for us.
-            noised: what this client contributes, made under the same plan and round.
 
         Returns:
-            The next state, and the masked input to send. The private keys and b are
-            not in the next state: from here on only the shares can remove the masks.
+            The next state. The private keys and b are not in it: they have become the
+            keys of the masks, which only the shares can remove.
 
         Raises:
             MalformedMessageError: not such a message.
             ReplayError: of another attempt, or this state was already used.
-            PlanMismatchError: the vector is of another plan, round, length or modulus.
             FaultyServerError: deliveries that an honest server does not forward.
             FaultyClientError: a dealer whose share does not open or is not what it
                 committed to.
@@ -345,7 +342,6 @@ class AwaitingShares(_State):
         """
         self._once.use()
         terms, roster = self.seat.terms, self.roster
-        _check_vector(noised, terms)
         inbox = self._read(incoming, Inbox)
         heads = self._check_dealers(inbox.deliveries)
         key_shares = {
@@ -359,25 +355,17 @@ class AwaitingShares(_State):
             adapter_digest=terms.adapter_digest,
             plan_digest=terms.plan_digest,
         )
-        words = self._masked_words(context, tuple(heads), noised)
-        header = self._sign(
-            MaskedHeader(
-                roster_hash=roster.roster_hash,
-                sharers_hash=context.sharers_hash,
-                adapter_digest=terms.adapter_digest,
-                vector_hash=vector_hash(words),
-            ),
-        )
-        state = AwaitingSurvivors(
+        added, subtracted = self._mask_keys(context, tuple(heads))
+        return AwaitingVector(
             seat=self.seat,
             signing_key=self.signing_key,
             roster_hash=roster.roster_hash,
             threshold=roster.threshold,
             sharers_hash=context.sharers_hash,
             key_shares=key_shares,
-            header_digest=header_digest(header),
+            added=added,
+            subtracted=subtracted,
         )
-        return state, encode(MaskedInput(header, words))
 
     def _check_dealers(
         self, deliveries: Mapping[str, Delivery]
@@ -423,10 +411,14 @@ class AwaitingShares(_State):
         public = self.roster.adverts[dealer].encryption_key
         return open_share(sealed, direction, self.encryption_key, public)
 
-    def _masked_words(
-        self, context: MaskContext, sharers: tuple[str, ...], noised: NoisedVector
-    ) -> bytes:
-        """The vector under the self mask and a pairwise mask for every other sharer."""
+    def _mask_keys(
+        self, context: MaskContext, sharers: tuple[str, ...]
+    ) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+        """Keys of the self mask and of a pairwise mask for every other sharer.
+
+        Returns:
+            The keys whose masks are added, and those whose masks are subtracted.
+        """
         name, adverts = self.seat.name, self.roster.adverts
         own = (name, adverts[name].mask_key)
         added = [context.self_key(self.self_mask, name)]
@@ -437,14 +429,75 @@ class AwaitingShares(_State):
             other = (peer, adverts[peer].mask_key)
             key = context.pairwise_key(self.mask_key, own, other)
             (added if name < peer else subtracted).append(key)
+        return tuple(added), tuple(subtracted)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwaitingVector(_State):
+    """Everybody's shares are verified; the client's own noised vector is awaited.
+
+    `mask` consumes this state. Two inputs under one mask would reveal their difference,
+    so the runtime forgets the state before it sends the bytes.
+
+    Attributes:
+        roster_hash: U1.
+        threshold: Shamir threshold t.
+        sharers_hash: U2.
+        key_shares: both shares of every member of U2.
+        added: keys of the masks that are added to the vector.
+        subtracted: keys of the masks that are subtracted from it.
+    """
+
+    roster_hash: Bytes32
+    threshold: int
+    sharers_hash: Bytes32
+    key_shares: Mapping[str, SharePair] = field(repr=False)
+    added: tuple[Bytes32, ...] = field(repr=False)
+    subtracted: tuple[Bytes32, ...] = field(repr=False)
+
+    def mask(self, noised: NoisedVector) -> tuple[AwaitingSurvivors, bytes]:
+        """Hide a noised vector under the round's masks.
+
+        Args:
+            noised: what this client contributes, made under the same plan and round.
+
+        Returns:
+            The next state, and the masked input to send. No mask key is in the next
+            state: from here on only the shares can remove the masks.
+
+        Raises:
+            ReplayError: this state was already used.
+            PlanMismatchError: the vector is of another plan, round, length or modulus.
+        """
+        self._once.use()
+        terms = self.seat.terms
+        _check_vector(noised, terms)
         residues = noised.residues.copy()
         apply_masks(
             residues,
-            added=added,
-            subtracted=subtracted,
-            modulus_bits=noised.modulus_bits,
+            added=self.added,
+            subtracted=self.subtracted,
+            modulus_bits=terms.modulus_bits,
         )
-        return words_to_bytes(residues)
+        words = words_to_bytes(residues)
+        header = self._sign(
+            MaskedHeader(
+                roster_hash=self.roster_hash,
+                sharers_hash=self.sharers_hash,
+                adapter_digest=terms.adapter_digest,
+                vector_hash=vector_hash(words),
+            ),
+        )
+        state = AwaitingSurvivors(
+            seat=self.seat,
+            signing_key=self.signing_key,
+            roster_hash=self.roster_hash,
+            threshold=self.threshold,
+            sharers_hash=self.sharers_hash,
+            key_shares=self.key_shares,
+            header_digest=header_digest(header),
+        )
+        return state, encode(MaskedInput(header, words))
 
 
 def _check_vector(noised: NoisedVector, terms: RoundTerms) -> None:
@@ -541,6 +594,24 @@ class AwaitingSurvivors(_State):
         )
         return state, self._sign(seen)
 
+    def conclude(self, published: bytes) -> Published:
+        """Check the server's last message, where the survivors never reached us.
+
+        A client whose confirmation did not arrive is in the sum all the same.
+
+        Raises:
+            MalformedMessageError: not such a message.
+            ReplayError: of another attempt, or this state was already used.
+            FaultyServerError: not signed by the server, or over a sum without us.
+        """
+        self._once.use()
+        seat = self.seat
+        outcome = read_published(published, seat.terms, seat.offer_digest)
+        if seat.name not in outcome.survivors:
+            msg = "the server published to us a sum without us"
+            raise FaultyServerError(msg)
+        return outcome
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AwaitingQuorum(_State):
@@ -558,11 +629,12 @@ class AwaitingQuorum(_State):
     seen: Consistency
     shares: tuple[Bytes32, ...] = field(repr=False)
 
-    def reveal(self, quorum: bytes) -> tuple[Revealed, bytes]:
+    def reveal(self, quorum: bytes, ledger_head: bytes) -> tuple[Revealed, bytes]:
         """Reveal the shares once t survivors have confirmed the same sets.
 
         Args:
             quorum: the server's message.
+            ledger_head: of this client's ledger, 32 bytes, signed with the shares.
 
         Returns:
             The next state, which holds no share any more, and the shares to send.
@@ -580,11 +652,25 @@ class AwaitingQuorum(_State):
             self._check(peer, signed)
         count = len(message.confirmations)
         require_clients(count, self.threshold, "confirmed the survivors")
-        reveal = Reveal(self.seen.survivors_hash, self.shares)
+        reveal = Reveal(self.seen.survivors_hash, self.shares, ledger_head)
         state = Revealed(
             seat=self.seat, signing_key=self.signing_key, survivors=self.survivors
         )
         return state, self._sign(reveal)
+
+    def conclude(self, published: bytes) -> Published:
+        """Check the server's last message, where the quorum never reached us.
+
+        Raises:
+            MalformedMessageError: not such a message.
+            ReplayError: of another attempt, or this state was already used.
+            FaultyServerError: not signed by the server, or over other survivors.
+        """
+        self._once.use()
+        seat = self.seat
+        outcome = read_published(published, seat.terms, seat.offer_digest)
+        _check_survivors(outcome, self.survivors)
+        return outcome
 
     def _check(self, peer: str, signed: bytes) -> None:
         # An honest client that is not in U3 stays silent, so nobody else counts.
@@ -627,26 +713,43 @@ class Revealed(_State):
         self._once.use()
         seat = self.seat
         outcome = read_published(published, seat.terms, seat.offer_digest)
-        if outcome.survivors != self.survivors:
-            msg = "the published sum is over other survivors than we confirmed"
-            raise FaultyServerError(msg)
+        _check_survivors(outcome, self.survivors)
         return outcome
 
 
+def _check_survivors(outcome: Published, confirmed: tuple[str, ...]) -> None:
+    """Refuse a sum over other clients than this one confirmed.
+
+    Raises:
+        FaultyServerError: it is.
+    """
+    if outcome.survivors != confirmed:
+        msg = "the published sum is over other survivors than we confirmed"
+        raise FaultyServerError(msg)
+
+
 ClientState: TypeAlias = (
-    AwaitingRoster | AwaitingShares | AwaitingSurvivors | AwaitingQuorum | Revealed
+    AwaitingRoster
+    | AwaitingShares
+    | AwaitingVector
+    | AwaitingSurvivors
+    | AwaitingQuorum
+    | Revealed
 )
 
 # The whole machine: state, the message it awaits, method, what it sends, next state.
-TRANSITIONS: tuple[tuple[type, Label, str, Label | None, type], ...] = (
+# `AwaitingVector` awaits no message but the client's own vector. A client that missed
+# a message of R4 or R5 concludes from where it is.
+TRANSITIONS: tuple[tuple[type, Label | None, str, Label | None, type], ...] = (
     (AwaitingRoster, Label.ROSTER, "share_keys", Label.KEY_SHARES, AwaitingShares),
     (
         AwaitingShares,
         Label.KEY_SHARE_INBOX,
-        "mask",
-        Label.MASKED_INPUT,
-        AwaitingSurvivors,
+        "open_inbox",
+        None,
+        AwaitingVector,
     ),
+    (AwaitingVector, None, "mask", Label.MASKED_INPUT, AwaitingSurvivors),
     (
         AwaitingSurvivors,
         Label.SURVIVORS,
@@ -654,7 +757,9 @@ TRANSITIONS: tuple[tuple[type, Label, str, Label | None, type], ...] = (
         Label.CONSISTENCY,
         AwaitingQuorum,
     ),
+    (AwaitingSurvivors, Label.PUBLISHED, "conclude", None, Published),
     (AwaitingQuorum, Label.QUORUM, "reveal", Label.REVEAL, Revealed),
+    (AwaitingQuorum, Label.PUBLISHED, "conclude", None, Published),
     (Revealed, Label.PUBLISHED, "conclude", None, Published),
 )
 
@@ -669,6 +774,7 @@ def restore_client(data: bytes, signing_key: SigningKey) -> ClientState:
     kinds: tuple[type[ClientState], ...] = (
         AwaitingRoster,
         AwaitingShares,
+        AwaitingVector,
         AwaitingSurvivors,
         AwaitingQuorum,
         Revealed,

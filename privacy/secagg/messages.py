@@ -27,6 +27,9 @@ FIRST_ATTEMPT = 1
 
 WORD_BYTES = 4
 
+# The reason of an abort may name many clients; a text on the wire has a limit.
+MAX_REASON_CHARACTERS = 500
+
 
 @dataclass(frozen=True, slots=True)
 class Offer:
@@ -394,17 +397,20 @@ class Reveal:
     Attributes:
         survivors_hash: the U3 that decided which.
         shares: of b for a survivor, of the mask key for a dropout.
+        ledger_head: of the client's ledger, so that the server can record what each
+            client had recorded.
     """
 
     LABEL: ClassVar[Label] = Label.REVEAL
 
     survivors_hash: Bytes32
     shares: tuple[Bytes32, ...] = field(repr=False)
+    ledger_head: Bytes32
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """R6, server to all: what became of the round.
+    """R6, server to all survivors: what became of the round.
 
     Attributes:
         survivors: the clients in the sum.
@@ -429,7 +435,7 @@ def sum_digest(words: bytes) -> bytes:
 
 
 def read_published(data: bytes, terms: RoundTerms, offer_digest: bytes) -> Published:
-    """Parse the server's last message, for whoever saw the offer.
+    """Parse the server's last message; whether it fits a state is `conclude`'s.
 
     Raises:
         MalformedMessageError: not such a message.
@@ -437,3 +443,29 @@ def read_published(data: bytes, terms: RoundTerms, offer_digest: bytes) -> Publi
         FaultyServerError: not signed by the pinned server.
     """
     return read_server(data, Published, terms, offer_digest)
+
+
+@dataclass(frozen=True, slots=True)
+class Aborted:
+    """In place of any message of the server: the round ends without a sum.
+
+    Attributes:
+        reason: in words, at most `MAX_REASON_CHARACTERS`.
+        ledger_head: of the server's ledger.
+    """
+
+    LABEL: ClassVar[Label] = Label.ABORTED
+
+    reason: str
+    ledger_head: Bytes32
+
+
+def read_aborted(data: bytes, terms: RoundTerms, offer_digest: bytes) -> Aborted:
+    """Parse the server's word that a round was abandoned, for whoever saw the offer.
+
+    Raises:
+        MalformedMessageError: not such a message.
+        ReplayError: of another round or attempt.
+        FaultyServerError: not signed by the pinned server.
+    """
+    return read_server(data, Aborted, terms, offer_digest)

@@ -33,7 +33,9 @@ from privacy.secagg.envelope import (
 from privacy.secagg.key_shares import merkle_paths, share_leaves
 from privacy.secagg.masks import MaskContext
 from privacy.secagg.messages import (
+    MAX_REASON_CHARACTERS,
     WORD_BYTES,
+    Aborted,
     CheckedRoster,
     Consistency,
     Delivery,
@@ -229,6 +231,36 @@ def open_round(
     message = sign(offer, SERVER, digest, signing_key)
     desk = Desk(terms, digest, (Entry(Label.OFFER, SERVER, SENT, message),), {})
     return CollectingAdverts(desk=desk, signing_key=signing_key), message
+
+
+def abort_message(
+    terms: RoundTerms,
+    offer_digest: bytes,
+    signing_key: SigningKey,
+    reason: str,
+    ledger_head: bytes,
+) -> bytes:
+    """Tell everybody who saw the offer that the round ends without a sum.
+
+    It needs no state, so that it can be sent from any of them, and also after an error
+    in the middle of a phase.
+
+    Args:
+        terms: the server's own.
+        offer_digest: names the attempt.
+        signing_key: the server's identity.
+        reason: in words; cut to `MAX_REASON_CHARACTERS`.
+        ledger_head: of the server's ledger, 32 bytes.
+
+    Returns:
+        The message, the same for all.
+
+    Raises:
+        PlanMismatchError: not the key that clients have pinned.
+    """
+    _check_identity(terms, signing_key)
+    aborted = Aborted(reason[:MAX_REASON_CHARACTERS], ledger_head)
+    return sign(aborted, SERVER, offer_digest, signing_key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -554,8 +586,9 @@ class CollectingReveals(_State):
         desk = self.desk.noting(Label.REVEAL, self.asked, hashes, blamed)
         threshold = self.deal.roster.threshold
         desk.require(len(reveals), threshold, "revealed shares")
+        shares = {name: reveal.shares for name, reveal in reveals.items()}
         secrets = rebuild_secrets(
-            self.deal, self.survivors, self.desk.offer_digest, reveals
+            self.deal, self.survivors, self.desk.offer_digest, shares
         )
         residues = words_from_bytes(self.total).copy()
         remove_masks(
@@ -576,15 +609,16 @@ class CollectingReveals(_State):
             desk=desk.concluding(Label.SUM, sum_digest(total)),
             signing_key=self.signing_key,
             survivors=self.survivors,
+            heads={name: reveal.ledger_head for name, reveal in reveals.items()},
             total=total,
         )
 
-    def _check(self, client: str, data: bytes) -> tuple[bytes, ...]:
+    def _check(self, client: str, data: bytes) -> Reveal:
         reveal = self._read(data, Reveal, client)
         if reveal.survivors_hash != self.survivors_hash:
             raise FaultyClientError(client, "revealed for other survivors")
         check_shares(self.deal, self.survivors, client, reveal.shares)
-        return reveal.shares
+        return reveal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -593,10 +627,12 @@ class Unmasked(_State):
 
     Attributes:
         survivors: the clients in the sum, in order.
+        heads: ledger head by client, of those who revealed, as each signed it.
         total: the sum's residues, 4 bytes each, little-endian.
     """
 
     survivors: tuple[str, ...]
+    heads: Mapping[str, Bytes32]
     total: bytes = field(repr=False)
 
     @property
@@ -610,14 +646,17 @@ class Unmasked(_State):
         return transcript_hash(self.transcript)
 
     def publish(self, next_adapter_digest: bytes, ledger_head: bytes) -> bytes:
-        """Tell everybody what became of the round.
+        """Tell the survivors what became of the round.
+
+        To anybody else it is not sent: a client that waits to be in a sum takes one
+        without itself for a lie.
 
         Args:
             next_adapter_digest: of the adapter that the next round starts from.
             ledger_head: of the server's ledger, this round's result included.
 
         Returns:
-            The message, the same for all.
+            The message, the same for all survivors.
         """
         published = Published(
             survivors=self.survivors,

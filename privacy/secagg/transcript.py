@@ -1,8 +1,9 @@
-"""What a round leaves for its auditor: a hash chain of who sent what, in order.
+"""A hash chain over who sent what in a round, in order; its head is published.
 
-It holds signed messages and hashes, from which signatures, inclusions and thresholds
-can be checked again, and, given the masked vectors, the sum. It never holds a share, a
-key or a seed: of a reveal it keeps the hash.
+The entries are signed messages and hashes, never a share, a key or a seed: of a reveal
+they have the hash. They live as long as the server's state. Whoever stores them beyond
+it can check signatures, inclusions and thresholds again, and, given the masked vectors,
+the sum; the head alone only binds the server to one story.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from tests.privacy.secagg.harness import (
     PHASES,
     finish,
     identity,
+    ledger_head,
     make_terms,
     plain_sum,
     play_until,
@@ -298,6 +299,24 @@ def test_a_reveal_for_other_survivors_names_its_sender():
     play.replies[LIAR] = signed(play, replace(reveal, survivors_hash=bytes(32)))
     play.collect()
     check_named(play, "other survivors")
+
+
+def test_a_ledger_head_that_was_altered_on_its_way_is_not_taken():
+    play = answered("reveal")
+    message = play.replies[LIAR]
+    head = ledger_head(LIAR)
+    assert message.count(head) == 1
+    play.replies[LIAR] = message.replace(head, ledger_head("client-000"))
+    play.collect()
+    check_named(play, "not of key")
+    assert play.server.heads == {name: ledger_head(name) for name in HONEST}
+
+
+def test_the_head_of_one_clients_ledger_is_not_taken_for_anothers():
+    play = answered("reveal")
+    play.replies[LIAR] = play.replies["client-002"]
+    play.collect()
+    assert LIAR not in play.server.heads
 
 
 def test_a_confirmation_of_other_sets_names_its_sender():

@@ -18,15 +18,18 @@ from privacy.errors import (
 from privacy.secagg import client, server
 from privacy.secagg.envelope import read_server, sign
 from privacy.secagg.messages import (
+    Aborted,
     Advert,
     Consistency,
     Delivery,
     Inbox,
+    Published,
     Quorum,
     Roster,
     Survivors,
     make_offer,
     offer_digest_of,
+    read_aborted,
     self_mask_commitment,
     survivors_hash_of,
 )
@@ -40,7 +43,6 @@ from tests.privacy.secagg.harness import (
     identity,
     join,
     make_terms,
-    make_vector,
     plain_sum,
     play_until,
     run_round,
@@ -48,6 +50,7 @@ from tests.privacy.secagg.harness import (
 
 NAME = "client-001"
 KEY = identity("server")
+HEAD = bytes(32)
 
 
 def said(play, kind, name=NAME):
@@ -278,8 +281,8 @@ def test_a_roster_of_an_earlier_round_is_refused():
 # R2: the key shares.
 
 
-def mask(play, message):
-    return play.clients[NAME].mask(message, make_vector(play.terms, NAME))
+def open_inbox(play, message):
+    return play.clients[NAME].open_inbox(message)
 
 
 def altered_inbox(change):
@@ -292,7 +295,7 @@ def altered_inbox(change):
 def test_key_shares_that_were_not_forwarded_are_missed():
     play, message = altered_inbox(lambda deliveries: deliveries.pop(NAME))
     with pytest.raises(FaultyServerError, match="our own key shares"):
-        mask(play, message)
+        open_inbox(play, message)
 
     def keep_two(deliveries):
         for name in ("client-002", "client-003"):
@@ -300,7 +303,7 @@ def test_key_shares_that_were_not_forwarded_are_missed():
 
     play, message = altered_inbox(keep_two)
     with pytest.raises(BelowThresholdError, match="dealt key shares"):
-        mask(play, message)
+        open_inbox(play, message)
 
 
 def test_a_share_withheld_from_one_client_alone_gives_no_sum():
@@ -330,7 +333,7 @@ def test_an_altered_share_is_refused(part):
 
     play, message = altered_inbox(alter)
     with pytest.raises(FaultyServerError, match="altered on its way"):
-        mask(play, message)
+        open_inbox(play, message)
 
 
 def test_shares_for_another_holder_are_refused():
@@ -339,7 +342,7 @@ def test_shares_for_another_holder_are_refused():
     meant_for_other = said(play, Inbox, "client-000").deliveries["client-002"]
     deliveries["client-002"] = meant_for_other
     with pytest.raises(FaultyServerError, match="altered on its way"):
-        mask(play, lie(play, Inbox(deliveries)))
+        open_inbox(play, lie(play, Inbox(deliveries)))
 
 
 def test_shares_of_one_dealer_in_the_name_of_another_are_refused():
@@ -348,7 +351,7 @@ def test_shares_of_one_dealer_in_the_name_of_another_are_refused():
 
     play, message = altered_inbox(swap)
     with pytest.raises(FaultyServerError, match="another sender"):
-        mask(play, message)
+        open_inbox(play, message)
 
 
 def test_key_shares_of_somebody_outside_the_roster_are_refused():
@@ -357,7 +360,7 @@ def test_key_shares_of_somebody_outside_the_roster_are_refused():
 
     play, message = altered_inbox(add)
     with pytest.raises(FaultyServerError, match="not in the roster"):
-        mask(play, message)
+        open_inbox(play, message)
 
 
 def test_key_shares_of_an_earlier_round_are_refused():
@@ -369,9 +372,9 @@ def test_key_shares_of_an_earlier_round_are_refused():
 
     play, message = altered_inbox(replay)
     with pytest.raises(FaultyServerError, match="another round"):
-        mask(play, message)
+        open_inbox(play, message)
     with pytest.raises(ReplayError):
-        mask(play_until("masked"), earlier.messages[NAME])
+        open_inbox(play_until("masked"), earlier.messages[NAME])
 
 
 def test_two_rosters_in_one_round_show_in_the_key_shares():
@@ -396,7 +399,48 @@ def test_two_rosters_in_one_round_show_in_the_key_shares():
     del inbox.deliveries["client-003"]
     message = lie(play, Inbox(inbox.deliveries | {NAME: own}))
     with pytest.raises(FaultyPeerOrServerError, match="another roster"):
-        state.mask(message, make_vector(play.terms, NAME))
+        state.open_inbox(message)
+
+
+class Watched(dict):
+    """Vectors that remember who made one."""
+
+    def __init__(self, vectors):
+        super().__init__(vectors)
+        self.made = set()
+
+    def __getitem__(self, name):
+        self.made.add(name)
+        return super().__getitem__(name)
+
+
+def strangers_inbox(play):
+    inbox = Inbox(said(play, Inbox).deliveries)
+    return sign(inbox, SERVER, play.server.desk.offer_digest, identity("spy"))
+
+
+@pytest.mark.parametrize(
+    "inbox",
+    [
+        lambda _: b"",
+        lambda _: bytes(1000),
+        lambda play: play.messages[NAME][:-1],
+        lambda play: play.messages["client-000"],
+        lambda play: lie(play, Inbox({})),
+        strangers_inbox,
+    ],
+    ids=["empty", "garbage", "cut", "another client's", "no dealers", "not signed"],
+)
+def test_a_bad_inbox_ends_the_part_before_any_vector_is_made(inbox):
+    play = play_until("masked")
+    play.vectors = Watched(play.vectors)
+    play.messages[NAME] = inbox(play)
+    assert not hasattr(play.clients[NAME], "mask")
+    play.answer("masked")
+    assert NAME in play.errors
+    assert NAME not in play.clients
+    # The others made theirs, and no vector of this client was asked for.
+    assert play.vectors.made == {"client-000", "client-002", "client-003"}
 
 
 # R3 and R4: different models, different survivors.
@@ -447,7 +491,7 @@ def test_survivor_sets_that_differ_between_clients_open_nothing():
         for message in messages.values():
             state = play.again(play.clients[name], identity(name))
             with pytest.raises(errors):
-                state.reveal(message)
+                state.reveal(message, HEAD)
 
 
 def test_a_client_listed_both_as_survivor_and_as_dropout_is_revealed_once():
@@ -534,7 +578,7 @@ def test_a_quorum_below_the_threshold_opens_nothing():
     for name in ("client-002", "client-003"):
         del confirmations[name]
     with pytest.raises(BelowThresholdError, match="confirmed"):
-        play.clients[NAME].reveal(lie(play, Quorum(confirmations)))
+        play.clients[NAME].reveal(lie(play, Quorum(confirmations)), HEAD)
 
 
 def test_a_confirmation_that_the_server_made_up_opens_nothing():
@@ -544,7 +588,7 @@ def test_a_confirmation_that_the_server_made_up_opens_nothing():
     )
     message = lie(play, Quorum(quorum(play) | {"client-002": forged}))
     with pytest.raises(FaultyServerError, match="client-002"):
-        play.clients[NAME].reveal(message)
+        play.clients[NAME].reveal(message, HEAD)
 
 
 def test_one_confirmation_under_several_names_opens_nothing():
@@ -552,7 +596,7 @@ def test_one_confirmation_under_several_names_opens_nothing():
     one = quorum(play)["client-000"]
     message = lie(play, Quorum(dict.fromkeys(quorum(play), one)))
     with pytest.raises(FaultyServerError, match="another sender"):
-        play.clients[NAME].reveal(message)
+        play.clients[NAME].reveal(message, HEAD)
 
 
 def test_a_confirmation_of_other_sets_opens_nothing():
@@ -567,7 +611,7 @@ def test_a_confirmation_of_other_sets_opens_nothing():
     )
     message = lie(play, Quorum(quorum(play) | {"client-002": signed}))
     with pytest.raises(FaultyPeerOrServerError, match="other sets"):
-        play.clients[NAME].reveal(message)
+        play.clients[NAME].reveal(message, HEAD)
 
 
 def test_a_colluder_that_dropped_out_does_not_count_for_the_quorum():
@@ -586,15 +630,15 @@ def test_a_colluder_that_dropped_out_does_not_count_for_the_quorum():
     )
     message = lie(play, Quorum(quorum(play) | {"client-004": colluding}))
     with pytest.raises(FaultyServerError, match="not a survivor"):
-        state.reveal(message)
+        state.reveal(message, HEAD)
 
 
 def test_a_second_unmask_request_is_refused():
     play = play_until("reveal")
     state, message = play.clients[NAME], play.messages[NAME]
-    revealed, _ = state.reveal(message)
+    revealed, _ = state.reveal(message, HEAD)
     with pytest.raises(ReplayError, match="already given"):
-        state.reveal(message)
+        state.reveal(message, HEAD)
     # What is stored by then has no share to give, and no method that gives one.
     restored = client.restore_client(revealed.to_bytes(), identity(NAME))
     assert not hasattr(restored, "reveal")
@@ -604,7 +648,102 @@ def test_a_second_unmask_request_is_refused():
 def test_a_quorum_of_an_earlier_round_opens_nothing():
     earlier = play_until("reveal", make_terms(4, round_number=6))
     with pytest.raises(ReplayError):
-        play_until("reveal").clients[NAME].reveal(earlier.messages[NAME])
+        play_until("reveal").clients[NAME].reveal(earlier.messages[NAME], HEAD)
+
+
+# The end: aborts, and one cohort in two sums.
+
+
+def abort(play, key=KEY, digest=None):
+    """An abort of this round, or one that somebody else signed."""
+    digest = digest or play.server.desk.offer_digest
+    return sign(Aborted("too few clients", HEAD), SERVER, digest, key)
+
+
+def read_as_client(play, data):
+    seat = play.clients[NAME].seat
+    return read_aborted(data, seat.terms, seat.offer_digest)
+
+
+@pytest.mark.parametrize("phase", PHASES[1:])
+def test_an_abort_that_the_pinned_server_did_not_sign_is_refused(phase):
+    play = play_until(phase)
+    assert read_as_client(play, abort(play)).reason == "too few clients"
+    for forger in ("spy", "client-002"):
+        with pytest.raises(FaultyServerError, match="did not sign"):
+            read_as_client(play, abort(play, identity(forger)))
+
+
+def test_an_abort_of_another_round_is_refused():
+    earlier = play_until("shares", make_terms(4, round_number=6))
+    play = play_until("shares")
+    with pytest.raises(ReplayError, match="another round"):
+        read_as_client(play, abort(earlier))
+    with pytest.raises(ReplayError, match="another round"):
+        read_as_client(play, abort(play, digest=b"\x01" * 32))
+
+
+def test_no_altered_abort_passes():
+    play = play_until("shares")
+    message = abort(play)
+    for bit in range(0, 8 * len(message), 3):
+        data = bytearray(message)
+        data[bit // 8] ^= 1 << (bit % 8)
+        with pytest.raises(PrivacyError):
+            read_as_client(play, bytes(data))
+    for data in (b"", message[:-1], message + b"\0", play.messages[NAME]):
+        with pytest.raises(MalformedMessageError):
+            read_as_client(play, data)
+
+
+def test_an_abort_is_no_outcome_and_an_outcome_no_abort():
+    play = play_until("reveal")
+    waiting = play.again(play.clients[NAME], identity(NAME))
+    with pytest.raises(MalformedMessageError, match="another kind"):
+        waiting.conclude(abort(play))
+    published = finish(play_until("advert")).unmasked.publish(HEAD, HEAD)
+    with pytest.raises(MalformedMessageError, match="another kind"):
+        read_as_client(play, published)
+
+
+@pytest.mark.parametrize("phase", ["consistency", "reveal"])
+def test_an_outcome_that_the_pinned_server_did_not_sign_is_refused(phase):
+    play = play_until(phase)
+    published = finish(play_until("advert")).unmasked.publish(HEAD, HEAD)
+    body = read_server(published, Published, play.terms, play.server.desk.offer_digest)
+    digest = play.server.desk.offer_digest
+    with pytest.raises(FaultyServerError, match="did not sign"):
+        play.clients[NAME].conclude(sign(body, SERVER, digest, identity("spy")))
+    earlier = finish(play_until("advert", make_terms(4, round_number=6)))
+    state = play.again(play.clients["client-000"], identity("client-000"))
+    with pytest.raises(ReplayError, match="another round"):
+        state.conclude(earlier.unmasked.publish(HEAD, HEAD))
+
+
+def test_a_cohort_that_was_split_gives_disjoint_sums_and_the_ledgers_show_it():
+    # What masking does not prevent: each half believes that the other never joined.
+    # Each sum still reaches min_survivors, and every client is in one of them.
+    terms = make_terms(6, min_survivors=3)
+    names = tuple(sorted(terms.cohort))
+    halves = (names[:3], names[3:])
+    outcomes = [
+        finish(Play(terms), drops={"advert": set(names) - set(half)}) for half in halves
+    ]
+    digests = {outcome.unmasked.desk.offer_digest for outcome in outcomes}
+    assert len(digests) == 1
+    for half, outcome in zip(halves, outcomes, strict=True):
+        assert outcome.unmasked.survivors == half
+        assert (outcome.unmasked.residues == plain_sum(terms, half)).all()
+        assert set(outcome.unmasked.heads) == set(half)
+        # What a client of this half writes down is over this half alone.
+        for published in outcome.published.values():
+            assert published.survivors == half
+    # The outcome of one half is refused by a client of the other.
+    play = play_until("advert", terms)
+    finish(play, drops={"advert": set(halves[1])})
+    message = outcomes[1].unmasked.publish(HEAD, HEAD)
+    with pytest.raises(FaultyServerError, match="other survivors"):
+        play.clients[names[0]].conclude(message)
 
 
 # Everywhere.

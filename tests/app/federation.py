@@ -15,6 +15,7 @@ from fgrpo_secure.config import load_config
 from fgrpo_secure.errors import FgrpoError
 from fgrpo_secure.grpo import adapter
 from fgrpo_secure.job import make_plan
+from fgrpo_secure.learner import Learner
 from fgrpo_secure.secrets import identity_key, private_directory
 from fgrpo_secure.server import Server
 from fgrpo_secure.server_optimizer import OptimizerState
@@ -184,12 +185,18 @@ class Federation:
         self.ledgers[name] = open_client_ledger(
             self.config, self.plan, self.folder, name, key, RUN
         )
-        return Client(
+        learner = Learner(
             plan=self.plan,
             name=name,
             task=self.tasks[name],
             policy=self.site_policy,
             folder=self.client_folder(name),
+        )
+        return Client(
+            plan=self.plan,
+            name=name,
+            learner=learner,
+            policy=self.site_policy,
             ledger=self.ledgers[name],
             key=key,
             roster=self.roster,

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fgrpo_secure import client as client_module
+from fgrpo_secure import learner as learner_module
 from fgrpo_secure.errors import ModelError, StateError
 from fgrpo_secure.grpo.data import unit_id
 from fgrpo_secure.grpo.gradient import UnitGradients
@@ -56,7 +57,9 @@ def spy(monkeypatch):
 @pytest.fixture
 def counted(monkeypatch):
     """The clients' entropy is a counter that starts anew."""
-    monkeypatch.setattr(client_module, "system_entropy", Counter("clients"))
+    entropy = Counter("clients")
+    monkeypatch.setattr(client_module, "system_entropy", entropy)
+    monkeypatch.setattr(learner_module, "system_entropy", entropy)
 
 
 def rows(one, name=NAME):
@@ -103,7 +106,9 @@ def undisturbed(tmp_path_factory):
     for kl in (0.0, 0.1):
         with pytest.MonkeyPatch.context() as patch:
             spied = Spy(patch)
-            patch.setattr(client_module, "system_entropy", Counter("clients"))
+            entropy = Counter("clients")
+            patch.setattr(client_module, "system_entropy", entropy)
+            patch.setattr(learner_module, "system_entropy", entropy)
             folder = tmp_path_factory.mktemp("undisturbed")
             one = Federation(folder, names=TRIO, grpo={"kl_coefficient": kl})
             try:
@@ -224,14 +229,14 @@ def test_a_unit_that_cannot_be_generated_counts_as_zeros_and_hurts_no_other(
     one = federation(names=TRIO)
     bad = rows(one)[3]
     marked = list(one.tasks[NAME].prompts[unit_of(bad)][0])
-    generate = client_module.generate
+    generate = learner_module.generate
 
     def failing(policy, prompts, *rest):
         if any(list(prompt) == marked for prompt in prompts):
             raise error
         return generate(policy, prompts, *rest)
 
-    monkeypatch.setattr(client_module, "generate", failing)
+    monkeypatch.setattr(learner_module, "generate", failing)
     published_with_everybody(one)
     found = spy.of()
     failed = found.pop(unit_of(bad))
@@ -296,7 +301,7 @@ def test_failures_are_noted_without_what_failed(federation, monkeypatch):
     def failing(*arguments):
         raise RuntimeError("planted secret")
 
-    monkeypatch.setattr(client_module, "generate", failing)
+    monkeypatch.setattr(learner_module, "generate", failing)
     published_with_everybody(one)
     text = (one.client_folder(NAME) / "metrics.jsonl").read_text("utf-8")
     assert "RuntimeError" in text
@@ -323,8 +328,8 @@ def test_a_layer_that_gets_no_gradient_is_an_error_and_not_a_silence(
 
     monkeypatch.setattr("fgrpo_secure.grpo.gradient._grad_sample", without)
     one.round(1)
-    errors = {type(error) for error in one.exchange.errors.values()}
-    assert errors == {ModelError}
+    for name in one.names:
+        assert isinstance(one.exchange.errors["shares", name], ModelError)
 
 
 # What stays on the client's own disk.
@@ -349,7 +354,7 @@ def test_the_baseline_is_kept_over_a_restart(federation):
     one.round(1)
     kept = json.loads((one.client_folder(NAME) / "baseline.json").read_text("utf-8"))
     one.restart_client(NAME)
-    baseline = one.exchange.clients[NAME]._baseline
+    baseline = one.exchange.clients[NAME]._learner._baseline
     assert (baseline.mean, baseline.variance) == (kept["mean"], kept["variance"])
 
 
@@ -375,23 +380,60 @@ def test_the_first_round_has_a_neutral_weight_and_later_ones_follow_the_gain(
 
 
 # Messages that an honest server does not send.
+# Whoever can send such a message could otherwise fill the ledger with it.
 
 
-def test_a_phase_that_is_unknown_is_refused(federation):
+def test_a_phase_that_is_unknown_is_refused_and_changes_nothing(federation):
     one = federation()
+    before = one.kinds(NAME)
     with pytest.raises(MalformedMessageError):
         one.exchange.clients[NAME].handle("confess", b"")
-    assert one.kinds(NAME)[-1] == "refused"
+    assert one.kinds(NAME) == before
 
 
 @pytest.mark.parametrize(
     "phase", ["roster", "shares", "survivors", "quorum", "published"]
 )
-def test_a_message_that_nobody_waits_for_is_refused(federation, phase):
-    one = federation()
+def test_a_message_that_nobody_waits_for_is_refused_and_changes_nothing(
+    federation, phase
+):
+    one = federation(names=TRIO)
+    before = one.kinds(NAME)
     with pytest.raises(ReplayError):
         one.exchange.clients[NAME].handle(phase, b"anything")
-    assert "intent" not in one.kinds(NAME)
+    assert one.kinds(NAME) == before
+
+
+def test_an_abort_of_no_round_changes_nothing(federation):
+    one = federation(names=TRIO)
+    before = one.kinds(NAME)
+    one.exchange.clients[NAME].handle("aborted", b"anything")
+    assert one.kinds(NAME) == before
+
+
+def test_an_abort_that_the_server_did_not_sign_is_no_abort(federation):
+    one = federation()
+    one.exchange.lost = {("shares", "sort"), ("shares", "count")}
+    one.exchange.altered["aborted", NAME] = lambda data: data[:-1] + b"\0"
+    assert not one.round(1).published
+    assert isinstance(one.exchange.errors["aborted", NAME], PrivacyError)
+    statuses = {name: one.last(name, "outcome")["status"] for name in one.names}
+    # Its own ledger says only what it can vouch for: that it heard of no end.
+    assert statuses.pop(NAME) == "missed"
+    assert set(statuses.values()) == {"aborted"}
+
+
+def test_a_message_out_of_turn_does_not_end_the_round_in_progress(federation):
+    one = federation(names=TRIO)
+
+    def interrupted(data):
+        for phase in ("survivors", "confess", "published"):
+            with pytest.raises(PrivacyError):
+                one.exchange.clients[NAME].handle(phase, b"anything")
+        return data
+
+    one.exchange.altered["shares", NAME] = interrupted
+    published_with_everybody(one)
 
 
 ALTERATIONS = [
@@ -447,6 +489,32 @@ def test_shares_are_not_answered_twice(federation):
     assert caught
     assert one.kinds(NAME).count("intent") == 1
     assert one.kinds(NAME).count("commit") == 1
+
+
+def test_the_end_of_a_round_is_not_told_twice(federation):
+    one = federation()
+    one.round(1)
+    (told,) = set(one.exchange.payloads("published"))
+    with pytest.raises(ReplayError):
+        one.exchange.clients[NAME].handle("published", told)
+    assert one.kinds(NAME).count("outcome") == 1
+
+
+def test_a_round_that_came_to_nothing_is_missed_when_the_next_one_is_joined(
+    federation,
+):
+    one = federation()
+    one.exchange.lost = {(phase, name) for phase in ("shares",) for name in one.names}
+    one.exchange.unreached = {("aborted", name) for name in one.names}
+    assert not one.round(1).published
+    assert one.kinds(NAME)[-1] == "commit"
+    one.exchange.lost = set()
+    published_with_everybody(one, 2)
+    outcomes = [r for r in one.records(NAME) if r["kind"] == "outcome"]
+    assert [(r["status"], r["reason"]) for r in outcomes] == [
+        ("missed", "interrupted"),
+        ("published", None),
+    ]
 
 
 def test_a_client_that_was_shown_another_adapter_does_not_join(federation):

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.vectors import from_residues, squared_norm, to_residues
+from privacy.vectors import NoisedVector, from_residues, squared_norm, to_residues
 
 
 @st.composite
@@ -44,3 +44,12 @@ def test_a_modulus_that_a_word_does_not_hold_is_refused(bits):
 def test_the_squared_norm_is_exact(words):
     exact = sum(word * word for word in words)
     assert squared_norm(np.array(words, dtype=np.int64)) == exact
+
+
+def test_no_repr_shows_an_unmasked_vector():
+    words = np.array([12345678, 87654321], dtype=np.uint32)
+    vector = NoisedVector(words, modulus_bits=32, plan_digest="aa", round_number=3)
+    for shown in (repr(vector), str(vector), f"{[vector]}"):
+        assert "round_number=3" in shown
+        assert "12345678" not in shown
+        assert "87654321" not in shown

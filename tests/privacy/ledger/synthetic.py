@@ -211,6 +211,7 @@ class SyntheticRun:
         for name, key in self.keys.items():
             write_key_file(self.directory / f"keys/{name}.pub", key.verify_key)
         (self.directory / "plan.json").write_bytes(canonical_json(self.plan.to_json()))
+        self.survivors = ()
         self.server = self.ledger(SERVER, Role.SERVER)
         self.clients = {
             name: SyntheticClient(self.ledger(name, Role.CLIENT), self.plan)
@@ -271,6 +272,7 @@ class SyntheticRun:
                 heads,
             )
         )
+        self.survivors = survivors
         told = {
             "survivors": survivors,
             "adapter_digest": after,
@@ -323,6 +325,8 @@ class SyntheticRun:
             "target_epsilon": float(self.plan.epsilon),
             "rounds_completed": history.published,
             "rounds_aborted": history.aborted,
+            "plan_digest": self.plan.digest,
+            "survivors": list(self.survivors),
             "clients": [
                 {"name": name, "reward_before": 0.2, "epsilon": float(s.epsilon_pld)}
                 for name, s in spends.items()

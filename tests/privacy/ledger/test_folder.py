@@ -9,9 +9,14 @@ from privacy.ledger import (
     SERVER,
     Aborted,
     Ledger,
+    Published,
     Reason,
     Role,
+    Roster,
+    RoundOpened,
+    ServerClosed,
     Status,
+    Survivors,
     plan_digest,
     show,
     verify_run,
@@ -24,6 +29,9 @@ from tests.privacy.ledger.synthetic import (
     RUN,
     SyntheticClient,
     SyntheticRun,
+    adapter_after,
+    adapter_before,
+    digest,
     forge,
     make_key,
     make_plan,
@@ -285,6 +293,8 @@ def test_a_plan_that_is_none_is_found(run_folder, text):
         ("clients", [{"units": 3}]),
         ("clients", ["alpha"]),
         ("unit", None),
+        ("colluders", -1),
+        ("colluders", None),
         ("format", "fgrpo-secure/plan/2"),
         ("noise_variance", None),
     ],
@@ -410,16 +420,24 @@ def test_a_server_head_of_a_line_before_the_rounds_end_is_found(run_folder):
     assert "ledger/alpha.jsonl:12: round 3: the server's ledger" in found(run_folder)
 
 
-@pytest.mark.parametrize("reason", ["interrupted", "faulty_server"])
-@pytest.mark.parametrize("committed", [True, False])
+@pytest.mark.parametrize(
+    ("reason", "status", "committed"),
+    [
+        *((reason, "missed", True) for reason in Reason),
+        ("interrupted", "missed", False),
+        ("interrupted", "aborted", True),
+        ("interrupted", "aborted", False),
+    ],
+)
 def test_a_survivor_must_have_committed_and_may_only_have_missed_the_news(
-    run_folder, reason, committed
+    run_folder, reason, status, committed
 ):
     def change(records):
         outcome = server_record(records, "outcome", 3)
-        outcome |= {"status": "missed", "reason": reason, "survivors": []}
+        outcome |= {"status": status, "reason": reason, "survivors": []}
         outcome |= dict.fromkeys(("adapter_digest", "server_head", "transcript"))
-        records[-1] |= {"published": 1, "missed": 1}
+        records[-1]["published"] = 1
+        records[-1][status] += 1
         if not committed:
             records.remove(server_record(records, "commit", 3))
             records[-1]["records"] = len(records)
@@ -448,10 +466,12 @@ def test_a_survivor_must_have_committed_and_may_only_have_missed_the_news(
         rewrite(run_folder, name, follow)
     problems = [str(problem) for problem in check(run_folder).problems]
     assert len(lines) == (13 if committed else 12)
-    if committed and reason == "interrupted":
-        assert problems == []
-    else:
-        assert any("in the published sum" in problem for problem in problems)
+    expected = set()
+    if not committed:
+        expected |= {"in the published sum without a commitment"}
+    if status == "aborted":
+        expected |= {"recorded as aborted, but the server published a sum"}
+    assert {problem.split(": ")[-1] for problem in problems} == expected
 
 
 def test_a_remembered_head_that_does_not_fit_is_found(run_folder):
@@ -478,6 +498,11 @@ def test_a_remembered_head_that_does_not_fit_is_found(run_folder):
         {"clients": [{"name": "alpha", "epsilon": 4.50001}] * 3},
         {"clients": [{"name": name, "epsilon": 1} for name in CLIENTS]},
         {"epsilon": 10**400},
+        {"plan_digest": "00" * 32},
+        {"plan_digest": None},
+        {"survivors": ["alpha", "beta", "gamma"]},
+        {"survivors": []},
+        {"survivors": "alpha beta"},
     ],
 )
 def test_a_summary_that_says_something_else_is_found(run_folder, change):
@@ -485,6 +510,236 @@ def test_a_summary_that_says_something_else_is_found(run_folder, change):
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     text = found(run_folder)
     assert text.splitlines()[0].startswith("summary.json: ")
+
+
+def test_a_summary_may_leave_out_what_stands_elsewhere(run_folder):
+    path = run_folder / "summary.json"
+    summary = json.loads(path.read_text())
+    assert summary.pop("plan_digest") == make_plan().digest
+    assert summary.pop("survivors") == ["alpha", "beta"]
+    path.write_text(json.dumps(summary))
+    assert check(run_folder).ok
+
+
+def test_a_summary_without_a_published_round_has_no_survivors(tmp_path):
+    run = SyntheticRun(tmp_path)
+    run.open()
+    run.gather(1)
+    run.abort(1)
+    run.finish()
+    run.close_files()
+    assert json.loads((tmp_path / "summary.json").read_text())["survivors"] == []
+    assert check(tmp_path).ok
+
+
+def begun_round(directory, plan=None):
+    """A round that all three clients joined and that has no roster yet."""
+    run = SyntheticRun(directory, plan)
+    run.open()
+    run.server.append(RoundOpened(1, 1, digest("offer", 1), adapter_before(1)))
+    for name in CLIENTS:
+        run.clients[name].join(1)
+    return run
+
+
+def ended(run):
+    """Finish and verify: what is said of which file."""
+    run.finish()
+    run.close_files()
+    return [str(problem) for problem in check(run.directory).problems]
+
+
+def survivors_of(sharers, survivors):
+    return Survivors(1, 1, sharers, survivors, digest("sharers"), digest("survivors"))
+
+
+@pytest.mark.parametrize("committed", [True, False])
+@pytest.mark.parametrize("published", [True, False])
+def test_a_charge_outside_the_recorded_roster_is_a_hidden_sum(
+    tmp_path, published, committed
+):
+    run = begun_round(tmp_path)
+    run.server.append(Roster(1, 1, ("alpha", "beta"), digest("roster", 1)))
+    for client in run.clients.values():
+        client.intent(1)
+    if committed:
+        run.clients["gamma"].commit(1)
+    run.clients["gamma"].outcome(1, Status.MISSED, Reason.DEADLINE)
+    if published:
+        run.publish(1, ("alpha", "beta"), members=("alpha", "beta"))
+    else:
+        run.abort(1, members=("alpha", "beta"))
+    (problem,) = ended(run)
+    assert "ledger/gamma.jsonl:3: round 1: charged, but not in the roster" in problem
+
+
+@pytest.mark.parametrize("committed", [True, False])
+@pytest.mark.parametrize("published", [True, False])
+def test_a_charge_outside_the_recorded_sharers_is_a_hidden_sum(
+    tmp_path, published, committed
+):
+    run = begun_round(tmp_path)
+    run.server.append(Roster(1, 1, CLIENTS, digest("roster", 1)))
+    for client in run.clients.values():
+        client.intent(1)
+    if committed:
+        run.clients["gamma"].commit(1)
+    run.clients["gamma"].outcome(1, Status.MISSED, Reason.DEADLINE)
+    pair = ("alpha", "beta")
+    if published:
+        run.publish(1, pair, members=pair)
+    else:
+        for name in pair:
+            run.clients[name].commit(1)
+        run.server.append(survivors_of(pair, pair))
+        run.abort(1, members=pair)
+    (problem,) = ended(run)
+    assert "ledger/gamma.jsonl:3: round 1: charged, but not among the sha" in problem
+
+
+def test_a_client_that_joined_too_late_and_charged_nothing_verifies(tmp_path):
+    run = begun_round(tmp_path)
+    pair = ("alpha", "beta")
+    run.server.append(Roster(1, 1, pair, digest("roster", 1)))
+    for name in pair:
+        run.clients[name].intent(1)
+    run.clients["gamma"].outcome(1, Status.MISSED, Reason.DEADLINE)
+    run.publish(1, pair, members=pair)
+    assert ended(run) == []
+
+
+def test_a_charge_in_an_attempt_that_ended_without_a_roster_stands(tmp_path):
+    run = begun_round(tmp_path)
+    run.clients["gamma"].intent(1)
+    run.abort(1)
+    assert ended(run) == []
+
+
+def test_late_sharers_who_charged_and_sent_nothing_in_time_verify(tmp_path):
+    run = begun_round(tmp_path)
+    run.server.append(Roster(1, 1, CLIENTS, digest("roster", 1)))
+    for client in run.clients.values():
+        client.intent(1)
+    run.clients["gamma"].commit(1)
+    run.publish(1, ("alpha", "beta"))
+    assert ended(run) == []
+
+
+@pytest.mark.parametrize("hidden", ["commit", "intent", "nothing"])
+def test_a_counted_client_cannot_hide_its_charge_behind_an_aborted_attempt(
+    tmp_path, hidden
+):
+    run = begun_round(tmp_path)
+    run.server.append(Roster(1, 1, CLIENTS, digest("roster", 1)))
+    for name, client in run.clients.items():
+        if name != "beta" or hidden != "intent":
+            client.intent(1)
+            if name != "beta" or hidden != "commit":
+                client.commit(1)
+    run.server.append(survivors_of(CLIENTS, CLIENTS))
+    run.abort(1)
+    problems = ended(run)
+    if hidden == "nothing":
+        assert problems == []
+        return
+    (problem,) = problems
+    assert "ledger/beta.jsonl:" in problem
+    assert problem.endswith("round 1: counted as a survivor without a commitment")
+
+
+def test_a_client_outside_the_sum_cannot_say_that_the_attempt_was_aborted(tmp_path):
+    run = begun_round(tmp_path)
+    run.server.append(Roster(1, 1, CLIENTS, digest("roster", 1)))
+    for client in run.clients.values():
+        client.intent(1)
+    run.clients["gamma"].outcome(1, Status.ABORTED, Reason.SERVER_ABORTED)
+    pair = ("alpha", "beta")
+    for name in pair:
+        run.clients[name].commit(1)
+    run.server.append(survivors_of(CLIENTS, pair))
+    run.survivors = pair
+    head = run.server.append(
+        Published(
+            round=1,
+            attempt=1,
+            survivors=pair,
+            sum_digest=digest("sum"),
+            adapter_before=adapter_before(1),
+            adapter_after=adapter_after(1),
+            transcript=digest("transcript"),
+            heads={},
+        )
+    )
+    for name in pair:
+        run.clients[name].outcome(
+            1,
+            Status.PUBLISHED,
+            survivors=pair,
+            adapter_digest=adapter_after(1),
+            server_head=head,
+            transcript=digest("transcript"),
+        )
+    (problem,) = ended(run)
+    assert "ledger/gamma.jsonl:4: round 1: recorded as aborted, but" in problem
+
+
+@pytest.mark.parametrize("reported", ["roster", "aborted", "next", "closed", "none"])
+def test_a_server_head_with_aborted_is_of_the_line_that_says_so(tmp_path, reported):
+    run = begun_round(tmp_path)
+    heads = {"none": None}
+    heads["roster"] = run.server.append(Roster(1, 1, CLIENTS, digest("roster", 1)))
+    heads["aborted"] = run.server.append(Aborted(1, 1, Reason.DEADLINE, ()))
+    offer = digest("offer", 2), adapter_before(1)
+    heads["next"] = run.server.append(RoundOpened(2, 1, *offer))
+    run.server.append(Aborted(2, 1, Reason.DEADLINE, ()))
+    history = run.server.history
+    closed = ServerClosed(history.records + 1, history.published, history.aborted)
+    heads["closed"] = run.server.append(closed)
+    for client in run.clients.values():
+        client.outcome(
+            1, Status.ABORTED, Reason.SERVER_ABORTED, server_head=heads[reported]
+        )
+        client.close()
+    run.write_summary()
+    run.close_files()
+    problems = [str(problem) for problem in check(tmp_path).problems]
+    if reported in {"aborted", "none"}:
+        assert problems == []
+        return
+    what = "round 1: the server's ledger hash is of no line that reports this round"
+    assert problems == [f"ledger/{name}.jsonl:3: {what}" for name in CLIENTS]
+
+
+def test_the_part_of_this_run_must_be_closed_and_not_only_the_last_record(tmp_path):
+    run = SyntheticRun(tmp_path)
+    run.open()
+    run.rounds()
+    run.clients["alpha"].open(run.roster, run=b"a later run.....")
+    for client in run.clients.values():
+        client.close()
+    history = run.server.history
+    run.server.append(ServerClosed(history.records + 1, history.published, 1))
+    spent = run.clients["beta"].ledger.history.totals()[0].epsilon_pld
+    each = [{"name": name, "epsilon": float(spent)} for name in CLIENTS]
+    run.write_summary(epsilon=float(spent), clients=each)
+    run.close_files()
+    problems = [str(problem) for problem in check(tmp_path).problems]
+    what = "its part of this run does not end in 'closed'"
+    assert problems == [f"ledger/alpha.jsonl:12: {what}"]
+    assert check(tmp_path, unfinished=True).ok
+
+
+def test_a_sum_below_the_threshold_of_its_roster_is_found(run_folder):
+    plan = json.loads((run_folder / "plan.json").read_bytes()) | {"colluders": 1}
+    (run_folder / "plan.json").write_text(json.dumps(plan))
+
+    def change(records):
+        records[0] |= {"plan": plan, "plan_digest": plan_digest(plan).hex()}
+
+    for name in (*CLIENTS, SERVER):
+        rewrite(run_folder, name, change)
+    text = found(run_folder)
+    assert "ledger/server.jsonl:11: 2 survivors where a roster of 3 needs 3" in text
 
 
 def test_an_unfinished_run_verifies_only_where_that_is_allowed(tmp_path):

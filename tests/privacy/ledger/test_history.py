@@ -93,12 +93,15 @@ def test_a_second_run_on_the_same_data_may_be_opened(alpha):
     ("what", "change"),
     [
         ("another data set", lambda r: {"data": "11" * 16}),
+        ("a cap at another delta", lambda r: {"cap_delta": "0.001"}),
         ("a run that was opened", lambda r: {"run": r["run"]}),
         ("another privacy unit", lambda r: {"plan": r["plan"] | {"unit": "patient"}}),
         ("another key", lambda r: {"roster": r["roster"] | {"alpha": "11" * 32}}),
     ],
 )
-def test_a_second_run_must_be_of_the_same_data_unit_and_key(alpha, what, change):
+def test_a_second_run_must_be_of_the_same_data_unit_key_and_cap_delta(
+    alpha, what, change
+):
     with pytest.raises(LedgerError, match=what):
         replay(reopened(alpha, **change(alpha[0])))
 
@@ -190,6 +193,37 @@ def test_a_sum_of_too_few_is_refused_even_if_the_server_says_so_everywhere(serve
     records = copied(server)
     for place in (3, 4):
         records[place]["survivors"] = ["alpha"]
+    with pytest.raises(LedgerError, match="1 survivors where a roster of 3 needs 2"):
+        replay(records)
+
+
+@pytest.mark.parametrize(
+    ("members", "colluders", "min_survivors", "least"),
+    [(3, 0, 1, 2), (3, 1, 1, 3), (3, 0, 3, 3), (2, 0, 1, 2), (2, 1, 1, 2)],
+)
+def test_a_sum_needs_the_threshold_of_its_roster_and_min_survivors(
+    server, members, colluders, min_survivors, least
+):
+    records = copied(server[:5])
+    terms = {"colluders": colluders, "min_survivors": min_survivors}
+    records[0]["plan"] |= terms
+    records[0]["plan_digest"] = plan_digest(records[0]["plan"]).hex()
+    names = ["alpha", "beta", "gamma"]
+    records[2]["members"] = records[3]["sharers"] = names[:members]
+    records[4]["heads"] = {}
+    for survivors in range(1, members + 1):
+        for place in (3, 4):
+            records[place]["survivors"] = names[:survivors]
+        if survivors >= least:
+            assert replay(records).published == 1
+            continue
+        with pytest.raises(LedgerError, match=f"roster of {members} needs {least}"):
+            replay(records)
+
+
+def test_a_client_refuses_to_record_a_sum_below_min_survivors(alpha):
+    records = copied(alpha)
+    records[4]["survivors"] = ["alpha"]
     with pytest.raises(LedgerError, match="min_survivors"):
         replay(records)
 

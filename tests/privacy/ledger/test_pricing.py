@@ -1,3 +1,4 @@
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 
@@ -29,6 +30,31 @@ def test_figures_are_the_accountants_rounded_up_to_six_decimals():
     ):
         assert 0 <= figure - Decimal(value) < Decimal("0.000001")
         assert figure.as_tuple().exponent == -6
+
+
+def test_a_statistic_is_charged_with_the_sum():
+    with_it, without = (
+        EVENT,
+        replace(EVENT, statistic_norm_bound=0, statistic_variance=0),
+    )
+    event = accountant.draw_event(
+        sampling_rate=Fraction(1, 50),
+        variance=2**22,
+        norm_bound=1024,
+        statistic_variance=4096,
+        statistic_norm_bound=16,
+    )
+    exact = accountant.price_events(
+        [event] * 2, Fraction(1, 10**5), registered_rounds=3
+    )
+    pld, rdp = price_charges(((with_it, 2),), DELTA, 3)
+    assert 0 <= pld - Decimal(exact.epsilon_pld) < Decimal("0.000001")
+    assert 0 <= rdp - Decimal(exact.epsilon_rdp) < Decimal("0.000001")
+    assert (str(pld), str(rdp)) == ("0.101126", "0.312379")
+    cheaper = price_charges(((without, 2),), DELTA, 3)
+    assert tuple(map(str, cheaper)) == ("0.079620", "0.241941")
+    assert pld > cheaper[0]
+    assert rdp > cheaper[1]
 
 
 def test_no_charges_cost_nothing():

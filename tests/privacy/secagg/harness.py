@@ -92,6 +92,11 @@ def plain_sum(terms: RoundTerms, names: Collection[str]) -> ResidueVector:
     return np.array([x % 2**terms.modulus_bits for x in total], dtype=np.uint32)
 
 
+def ledger_head(name: str) -> bytes:
+    """The ledger head that a client signs with its reveal."""
+    return hashlib.sha256(b"ledger " + name.encode()).digest()
+
+
 def join(name: str, offer: bytes, terms: RoundTerms):
     """A client's answer to an offer, with reproducible keys."""
     return client_side.join(
@@ -106,6 +111,7 @@ class Play:
         terms: the server's.
         server: its state.
         clients: state by client; `None` before it has joined.
+        late: state by client that the server no longer writes to.
         messages: what the server last sent, by client.
         replies: what the clients last sent.
         errors: what ended a client's part.
@@ -121,6 +127,7 @@ class Play:
         )
         self.messages = dict.fromkeys(terms.cohort, offer)
         self.clients = dict.fromkeys(terms.cohort)
+        self.late = {}
         self.replies: dict[str, bytes] = {}
         self.errors: dict[str, Exception] = {}
         self.restoring = restoring
@@ -133,10 +140,11 @@ class Play:
         if phase == "shares":
             return state.share_keys(message, Counter("deal " + name))
         if phase == "masked":
-            return state.mask(message, self.vectors[name])
-        return (
-            state.confirm(message) if phase == "consistency" else state.reveal(message)
-        )
+            opened = self.again(state.open_inbox(message), identity(name))
+            return opened.mask(self.vectors[name])
+        if phase == "consistency":
+            return state.confirm(message)
+        return state.reveal(message, ledger_head(name))
 
     def answer(self, phase: str) -> None:
         """Every client that got a message answers it; an error ends its part."""
@@ -151,6 +159,8 @@ class Play:
                 continue
             states[name] = self.again(state, identity(name))
             self.replies[name] = sent
+        for name in self.clients.keys() - states.keys() - self.errors.keys():
+            self.late[name] = self.clients[name]
         self.clients = states
 
     def collect(self) -> None:
@@ -219,7 +229,12 @@ def finish(
         play.collect()
     unmasked = play.again(play.server, identity("server"))
     message = unmasked.publish(bytes([1]) * 32, bytes([2]) * 32)
-    published = {name: play.clients[name].conclude(message) for name in play.clients}
+    waiting = play.late | play.clients
+    published = {
+        name: play.again(waiting[name], identity(name)).conclude(message)
+        for name in unmasked.survivors
+        if name in waiting
+    }
     return Outcome(unmasked, published, play.errors)
 
 

@@ -31,6 +31,7 @@ from tests.privacy.secagg.harness import (
     Counter,
     finish,
     identity,
+    ledger_head,
     make_terms,
     make_vector,
     play_until,
@@ -39,21 +40,33 @@ from tests.privacy.secagg.harness import (
 NAME = "client-001"
 
 
+# The steps of a client that has joined: "vector" takes no message, but its own vector.
+STEPS = ("shares", "masked", "vector", "consistency", "reveal")
+
+
 def answered(phase, **changes):
-    """One client's state before this phase, and the message it has."""
-    play = play_until(phase, make_terms(4, **changes))
-    return play, play.clients[NAME], play.messages[NAME]
+    """One client's state before this phase, and what it takes to answer."""
+    reached = "masked" if phase == "vector" else phase
+    play = play_until(reached, make_terms(4, **changes))
+    state, message = play.clients[NAME], play.messages[NAME]
+    if phase == "vector":
+        return play, state.open_inbox(message), make_vector(play.terms, NAME)
+    return play, state, message
 
 
-def step(phase, state, message, vector=None):
+def step(phase, state, message):
     if phase == "shares":
         return state.share_keys(message, Counter("deal " + NAME))
     if phase == "masked":
-        return state.mask(message, vector or make_vector(state.seat.terms, NAME))
-    return state.confirm(message) if phase == "consistency" else state.reveal(message)
+        return state.open_inbox(message), b""
+    if phase == "vector":
+        return state.mask(message)
+    if phase == "consistency":
+        return state.confirm(message)
+    return state.reveal(message, ledger_head(NAME))
 
 
-@pytest.mark.parametrize("phase", PHASES[1:])
+@pytest.mark.parametrize("phase", STEPS)
 def test_a_state_answers_once(phase):
     _, state, message = answered(phase)
     step(phase, state, message)
@@ -70,7 +83,15 @@ def test_a_state_that_met_an_error_answers_no_more(phase):
         step(phase, state, message)
 
 
-@pytest.mark.parametrize("phase", PHASES[1:])
+def test_a_state_that_met_a_vector_of_another_round_masks_none():
+    _, state, vector = answered("vector")
+    with pytest.raises(PlanMismatchError):
+        state.mask(replace(vector, round_number=6))
+    with pytest.raises(ReplayError, match="already given"):
+        state.mask(vector)
+
+
+@pytest.mark.parametrize("phase", STEPS)
 def test_a_restored_state_gives_the_same_answer(phase):
     _, state, message = answered(phase)
     restored = restore_client(state.to_bytes(), identity(NAME))
@@ -79,7 +100,7 @@ def test_a_restored_state_gives_the_same_answer(phase):
     assert step(phase, restored, message) == step(phase, state, message)
 
 
-@pytest.mark.parametrize("phase", PHASES[1:])
+@pytest.mark.parametrize("phase", STEPS)
 def test_a_state_is_restored_only_with_its_own_identity(phase):
     _, state, _ = answered(phase)
     data = state.to_bytes()
@@ -97,27 +118,27 @@ def test_a_state_is_restored_only_as_what_it_is():
 
 
 def test_the_identity_key_is_not_in_the_stored_bytes():
-    for phase in PHASES[1:]:
+    for phase in STEPS:
         _, state, _ = answered(phase)
         assert identity(NAME).seed not in state.to_bytes()
 
 
 def secrets_of(state):
-    names = ("encryption_key", "mask_key", "self_mask", "shares", "key_shares")
+    names = ("encryption_key", "mask_key", "self_mask", "key_shares")
+    for name in ("shares", "added", "subtracted"):
+        yield from getattr(state, name, ())
     for name in names:
         value = getattr(state, name, None)
         if name.endswith("_key") and value is not None:
             yield value.seed
         elif name == "self_mask" and value is not None:
             yield value
-        elif name == "shares" and value is not None:
-            yield from value
         elif value is not None:
             for pair in value.values():
                 yield from (pair.self_mask, pair.mask_key)
 
 
-@pytest.mark.parametrize("phase", PHASES[1:])
+@pytest.mark.parametrize("phase", STEPS)
 def test_no_secret_shows_in_a_repr(phase):
     _, state, _ = answered(phase)
     secrets = [identity(NAME).seed, *secrets_of(state)]
@@ -130,8 +151,13 @@ def test_no_secret_shows_in_a_repr(phase):
 def test_secrets_are_dropped_as_soon_as_they_are_not_needed():
     _, state, message = answered("masked")
     own = list(secrets_of(state))
-    masked, _ = step("masked", state, message)
-    assert not any(secret in masked.to_bytes() for secret in own)
+    opened, _ = step("masked", state, message)
+    assert not any(secret in opened.to_bytes() for secret in own)
+    mask_keys = (*opened.added, *opened.subtracted)
+    assert len(mask_keys) == 4
+    assert all(key in opened.to_bytes() for key in mask_keys)
+    masked, _ = step("vector", opened, make_vector(state.seat.terms, NAME))
+    assert not any(key in masked.to_bytes() for key in mask_keys)
     _, state, message = answered("consistency")
     both = state.key_shares
     confirmed, _ = step("consistency", state, message)
@@ -159,8 +185,8 @@ def test_after_the_survivors_only_one_share_of_each_peer_is_left():
 def test_a_masked_input_meets_the_oracle():
     play, state, message = answered("masked", modulus_bits=20, vector_length=37)
     adverts = state.roster.adverts
-    following, sent = step("masked", state, message)
     terms = play.terms
+    following, sent = state.open_inbox(message).mask(make_vector(terms, NAME))
     context = (
         state.roster.roster_hash,
         following.sharers_hash,
@@ -186,10 +212,9 @@ def test_a_masked_input_meets_the_oracle():
 
 
 def test_masking_leaves_the_callers_vector_alone():
-    _, state, message = answered("masked")
-    vector = make_vector(state.seat.terms, NAME)
+    _, state, vector = answered("vector")
     before = vector.residues.copy()
-    step("masked", state, message, vector)
+    state.mask(vector)
     assert np.array_equal(vector.residues, before)
 
 
@@ -208,10 +233,9 @@ def test_masking_leaves_the_callers_vector_alone():
     ids=lambda changes: next(iter(changes)),
 )
 def test_a_vector_of_another_plan_round_length_or_modulus_is_refused(changes):
-    _, state, message = answered("masked", modulus_bits=20)
-    vector = replace(make_vector(state.seat.terms, NAME), **changes)
+    _, state, vector = answered("vector", modulus_bits=20)
     with pytest.raises(PlanMismatchError):
-        step("masked", state, message, vector)
+        state.mask(replace(vector, **changes))
 
 
 def test_a_client_whose_vector_came_too_late_stays_silent():
@@ -249,7 +273,7 @@ def test_a_round_is_concluded_once():
 
 def test_an_outcome_over_other_survivors_blames_the_server():
     play, state, message = answered("reveal")
-    revealed, _ = state.reveal(message)
+    revealed, _ = step("reveal", state, message)
     assert isinstance(revealed, Revealed)
     play.answer("reveal")
     play.collect()
@@ -258,22 +282,70 @@ def test_an_outcome_over_other_survivors_blames_the_server():
         revealed.conclude(lying.publish(bytes(32), bytes(32)))
 
 
+def concluding(**changes):
+    """What the server publishes at the end of an honest round, or a lie about it."""
+    outcome = finish(play_until("advert"))
+    unmasked = replace(outcome.unmasked, **changes)
+    return unmasked.publish(bytes([1]) * 32, bytes([2]) * 32)
+
+
+@pytest.mark.parametrize("phase", ["consistency", "reveal"])
+def test_a_client_that_missed_the_last_messages_concludes(phase):
+    _, state, message = answered(phase)
+    restored = restore_client(state.to_bytes(), identity(NAME))
+    published = restored.conclude(concluding())
+    assert NAME in published.survivors
+    assert published.ledger_head == bytes([2]) * 32
+    # Having heard the end it neither confirms nor reveals.
+    with pytest.raises(ReplayError, match="already given"):
+        step(phase, restored, message)
+    with pytest.raises(ReplayError, match="already given"):
+        restored.conclude(concluding())
+
+
+def test_a_client_that_confirmed_concludes_only_over_the_survivors_it_confirmed():
+    three = ("client-000", "client-001", "client-002")
+    _, state, _ = answered("reveal")
+    with pytest.raises(FaultyServerError, match="other survivors"):
+        state.conclude(concluding(survivors=three))
+    # One that was never told who survived can tell only whether it is in the sum.
+    _, state, _ = answered("consistency")
+    assert state.conclude(concluding(survivors=three)).survivors == three
+
+
+def test_a_sum_without_us_is_not_concluded():
+    others = ("client-000", "client-002", "client-003")
+    _, state, _ = answered("consistency")
+    with pytest.raises(FaultyServerError, match="without us"):
+        state.conclude(concluding(survivors=others))
+
+
+@pytest.mark.parametrize("head", [b"", bytes(31), bytes(33)], ids=len)
+def test_a_ledger_head_that_is_no_digest_is_not_revealed(head):
+    _, state, message = answered("reveal")
+    with pytest.raises(ValueError, match="32 bytes"):
+        state.reveal(message, head)
+
+
 def test_the_table_of_transitions_is_what_the_methods_do():
     for state, _, method, _, following in TRANSITIONS:
         result = get_type_hints(getattr(state, method), vars(client))["return"]
         assert following in (result, *getattr(result, "__args__", ()))
-    states = [row[0] for row in TRANSITIONS]
-    assert [row[4] for row in TRANSITIONS[:-1]] == states[1:]
+    onward = [row for row in TRANSITIONS if row[2] != "conclude"]
+    states = [row[0] for row in onward]
+    assert [row[4] for row in onward] == [*states[1:], Revealed]
+    assert TRANSITIONS[-1][0] is Revealed
 
 
-def test_each_phase_has_one_method_and_no_way_back():
-    for state, _, method, _, _ in TRANSITIONS:
+def test_a_state_has_one_way_on_and_none_back():
+    for state in {row[0] for row in TRANSITIONS}:
         public = {
             name
             for name, value in vars(state).items()
             if callable(value) and not name.startswith("_")
         }
-        assert public == {method}
+        assert public == {row[2] for row in TRANSITIONS if row[0] is state}
+        assert len(public - {"conclude"}) == (state is not Revealed)
 
 
 def test_a_survivor_set_of_another_round_is_a_replay():
@@ -298,8 +370,11 @@ def test_labels_of_the_table_are_those_of_the_messages():
     assert awaited == [
         Label.ROSTER,
         Label.KEY_SHARE_INBOX,
+        None,
         Label.SURVIVORS,
+        Label.PUBLISHED,
         Label.QUORUM,
+        Label.PUBLISHED,
         Label.PUBLISHED,
     ]
 

@@ -15,6 +15,7 @@ from tests.privacy.secagg.harness import (
     PHASES,
     client_names,
     finish,
+    ledger_head,
     make_terms,
     noised,
     plain_sum,
@@ -57,6 +58,12 @@ def check_round(terms, drops):
     assert np.array_equal(outcome.unmasked.residues, plain_sum(terms, survivors))
     assert outcome.errors == {}
     assert outcome.unmasked.blamed == {}
+    gone = {*drops.get("consistency", ()), *drops.get("reveal", ())}
+    assert outcome.unmasked.heads == {
+        name: ledger_head(name) for name in survivors - gone
+    }
+    # Whoever is in the sum concludes, also where its last messages came too late.
+    assert set(outcome.published) == survivors
     for published in outcome.published.values():
         assert published.survivors == outcome.unmasked.survivors
         assert published.transcript_hash == outcome.unmasked.transcript_hash

@@ -11,7 +11,12 @@ from privacy.errors import (
     PlanMismatchError,
 )
 from privacy.secagg import server
-from privacy.secagg.messages import header_digest, sum_digest
+from privacy.secagg.messages import (
+    MAX_REASON_CHARACTERS,
+    header_digest,
+    read_aborted,
+    sum_digest,
+)
 from privacy.secagg.server import TRANSITIONS, open_round, restore_server
 from privacy.secagg.transcript import BLAMED, MISSING, SENT, transcript_hash
 from tests.privacy.secagg.harness import (
@@ -19,6 +24,7 @@ from tests.privacy.secagg.harness import (
     Counter,
     finish,
     identity,
+    ledger_head,
     make_terms,
     plain_sum,
     play_until,
@@ -102,6 +108,50 @@ def test_a_state_is_restored_only_with_the_servers_identity():
         server.CollectingAdverts.from_bytes(data, identity(NAME))
     with pytest.raises(MalformedMessageError):
         server.Unmasked.from_bytes(data, SERVER_KEY)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_round_that_an_error_ended_is_aborted_for_everybody(phase):
+    play = answered(phase)
+    terms, digest = play.server.desk.terms, play.server.desk.offer_digest
+    with pytest.raises(BelowThresholdError) as caught:
+        play.server.collect({})
+    message = server.abort_message(
+        terms, digest, SERVER_KEY, str(caught.value), b"\x07" * 32
+    )
+    # A client reads it with what it has had since the offer.
+    seat = play.clients[NAME].seat
+    aborted = read_aborted(message, seat.terms, seat.offer_digest)
+    assert aborted.reason == str(caught.value)
+    assert aborted.ledger_head == b"\x07" * 32
+
+
+def test_a_reason_of_any_length_is_read_back():
+    terms = make_terms(3)
+    for reason in ("", "x" * 5000, "\U0001f512" * 5000):
+        message = server.abort_message(terms, bytes(32), SERVER_KEY, reason, bytes(32))
+        aborted = read_aborted(message, terms, bytes(32))
+        assert aborted.reason == reason[:MAX_REASON_CHARACTERS]
+
+
+def test_only_the_pinned_key_aborts_a_round():
+    with pytest.raises(PlanMismatchError, match="pinned"):
+        server.abort_message(make_terms(3), bytes(32), identity(NAME), "x", bytes(32))
+
+
+def test_the_sum_comes_with_the_ledger_heads_of_those_who_revealed():
+    play = answered("reveal")
+    del play.replies["client-003"]
+    play.replies["client-002"] = b"garbage"
+    with pytest.raises(BelowThresholdError):
+        play.server.collect(play.replies)
+    play = answered("reveal")
+    del play.replies["client-003"]
+    play.collect()
+    names = ("client-000", "client-001", "client-002")
+    assert play.server.heads == {name: ledger_head(name) for name in names}
+    restored = restore_server(play.server.to_bytes(), SERVER_KEY)
+    assert restored.heads == play.server.heads
 
 
 def test_only_the_pinned_key_opens_a_round():
