@@ -161,12 +161,11 @@ def run(config: RunConfig, root: Path, watcher: Watcher) -> Finished:
                 job.rounds(server, done)
                 after = job.evaluate(server.adapter)
             adapter.save_pretrained(server.model_with_adapter(), root / "adapter")
-            survivors = server.last_survivors
             server.close()
             job.close()
         finally:
             job.copy_ledgers()
-        summary = job.summary(before, after, ledger, survivors)
+        summary = job.summary(before, after, ledger)
         summary["seconds"] = round(time.monotonic() - started, 1)
         text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
         write_atomically(root / "summary.json", text.encode())
@@ -261,7 +260,6 @@ class _Job:
         before: Mapping[str, Any],
         after: Mapping[str, Any],
         ledger: Ledger,
-        survivors: tuple[str, ...],
     ) -> dict[str, Any]:
         """What `summary.json` holds; epsilon comes from the clients' ledgers."""
         history = ledger.history
@@ -283,7 +281,7 @@ class _Job:
             "plan_digest": self._plan.digest,
             "rounds_completed": history.published,
             "rounds_aborted": history.aborted,
-            "survivors": list(survivors),
+            "survivors": list(history.last_survivors),
             "clients": clients,
             "reward_before": _mean(clients, "reward_before"),
             "reward_after": _mean(clients, "reward_after"),

@@ -125,7 +125,6 @@ class Server:
         self._deadline = deadline
         self._names = frozenset(client.name for client in plan.clients)
         self._state = Checkpoint(b"", OptimizerState.fresh(0))
-        self.last_survivors: tuple[str, ...] = ()
 
     @property
     def adapter(self) -> bytes:
@@ -311,7 +310,6 @@ class Server:
         )
         keep_only(self._folder, after)
         self._state = following
-        self.last_survivors = unmasked.survivors
         message = unmasked.publish(after, head)
         exchange.exchange(
             "published", dict.fromkeys(unmasked.survivors, message), self._deadline

@@ -1,10 +1,12 @@
 """Score an adapter on the held-out prompts in minutes: `score.py CONFIG [--adapter D]`.
 
-`fgrpo eval` generates 2,000 completions for each client, which takes hours with this
-model on a CPU. This script asks the model two cheaper questions instead: with which
-probability would it generate the answer and nothing else, a number without sampling
-error that one forward pass gives; and, on fewer prompts, how often does it really.
-All prompts here are synthetic, so showing their scores spends nothing.
+`fgrpo eval` generates 2,000 completions for each client, which takes longer here than
+the training. This script asks two cheaper questions instead: with which probability
+would the model generate the answer and nothing else, a number without sampling error
+that one forward pass gives; and, on fewer prompts, how often does it really.
+Beside them stands what the commonest answer alone would score, since a policy may have
+learnt no more than that. All prompts here are synthetic, so showing scores spends
+nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import hashlib
 import json
 import os
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,9 +26,8 @@ from transformers.utils import logging
 
 from fgrpo_secure.config import ClientSection, RunConfig, load_config
 from fgrpo_secure.errors import FgrpoError
-from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.data import Example, load_examples
-from fgrpo_secure.grpo.policy import Policy
+from fgrpo_secure.grpo.policy import Policy, load_trained_policy
 from fgrpo_secure.grpo.rollout import generate
 from fgrpo_secure.task import load_reward_set, load_run_policy, rollout_settings, score
 from privacy.sampling import uniforms
@@ -39,7 +41,8 @@ def answer_probability(policy: Policy, example: Example, temperature: float) -> 
     rate: other tokens can spell the same text, and white space around it is forgiven.
     """
     prompt = policy.encode(example.prompt)
-    answer = policy.tokenizer(str(example.columns["answer"]))["input_ids"]
+    text = str(example.columns["answer"])
+    answer = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
     found = 0.0
     for end in policy.eos_ids:
         tokens = [*answer, end]
@@ -79,7 +82,7 @@ def sampled_reward(
 def score_all(
     config: RunConfig, policy: Policy, *, prompts: int, sampled: int
 ) -> dict[str, dict[str, object]]:
-    """Both scores of every client, on the first of its held-out prompts."""
+    """Scores of every client, on the first of its held-out prompts."""
     found: dict[str, dict[str, object]] = {}
     for client in config.client:
         if client.eval_data is None:
@@ -89,7 +92,11 @@ def score_all(
             answer_probability(policy, example, config.grpo.temperature)
             for example in examples
         ]
-        found[client.name] = {"probability": float(np.mean(exact))}
+        answers = Counter(example.columns["answer"] for example in examples)
+        found[client.name] = {
+            "probability": float(np.mean(exact)),
+            "commonest_answer": answers.most_common(1)[0][1] / len(examples),
+        }
         if sampled:
             mean, texts = sampled_reward(config, client, policy, examples[:sampled])
             found[client.name] |= {"sampled": mean, "texts": texts[:4]}
@@ -113,9 +120,12 @@ def main(arguments: list[str] | None = None) -> int:
     logging.set_verbosity_error()
     try:
         config, _ = load_config(options.config)
-        policy = load_run_policy(config)
-        if options.adapter is not None:
-            adapter.load_pretrained(policy.model, options.adapter)
+        if options.adapter is None:
+            policy = load_run_policy(config)
+        else:
+            policy = load_trained_policy(
+                config.model.base, options.adapter, device=config.machine.device
+            )
         found = score_all(
             config, policy, prompts=options.prompts, sampled=options.sampled
         )

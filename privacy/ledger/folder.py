@@ -24,7 +24,7 @@ from privacy.ledger.keyfiles import KEY_SUFFIX, parse_key_file
 from privacy.ledger.payload import plan_digest
 from privacy.ledger.pricing import Price, Pricing, price_charges
 from privacy.ledger.reconcile import RunFile, reconcile
-from privacy.ledger.records import SERVER, ClientClosed, Published, Spend
+from privacy.ledger.records import SERVER, ClientClosed, Spend
 from privacy.ledger.remembered import HEAD_SUFFIX, Head, parse_head
 from privacy.ledger.terms import Terms, read_terms
 from privacy.ledger.verify import Run, VerifiedLedger, examine
@@ -267,7 +267,7 @@ class _Check:
         # These two may be left out, since they repeat what stands elsewhere.
         repeated = {
             "plan_digest": digest.hex() if digest else None,
-            "survivors": _last_survivors(server),
+            "survivors": list(server.history.last_survivors),
         }
         wrong = [n for n, value in expected.items() if not _same(summary.get(n), value)]
         wrong += [n for n, v in repeated.items() if n in summary and summary[n] != v]
@@ -299,15 +299,6 @@ def verify_run(
         It returns a report for any bytes in the folder's files.
     """
     return _Check(directory, price, unfinished=unfinished).report()
-
-
-def _last_survivors(server: Run) -> list[str]:
-    """The clients in the sum that was published last, none before the first."""
-    survivors: list[str] = []
-    for entry in server.entries:
-        if isinstance(entry.record, Published):
-            survivors = list(entry.record.survivors)
-    return survivors
 
 
 def _load_json(data: bytes) -> object:

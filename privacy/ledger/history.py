@@ -98,6 +98,7 @@ class History:
         offered: digest of the adapter that the round starts from (server).
         members: of the round's roster (server).
         survivors: of the round (server).
+        last_survivors: of the last published sum, none before the first (server).
     """
 
     party: str
@@ -122,6 +123,7 @@ class History:
     offered: bytes = b""
     members: tuple[str, ...] = ()
     survivors: tuple[str, ...] = ()
+    last_survivors: tuple[str, ...] = ()
 
     @property
     def unfinished(self) -> bool:
@@ -331,7 +333,12 @@ class History:
             record.heads.keys() <= set(self.members),
             "the ledger head of a client that is not in the roster",
         )
-        return replace(self, published=self.published + 1, adapter=record.adapter_after)
+        return replace(
+            self,
+            published=self.published + 1,
+            adapter=record.adapter_after,
+            last_survivors=record.survivors,
+        )
 
     def _check_totals(self, record: ClientClosed | ServerClosed) -> None:
         counts = (record.records, record.published, record.aborted)

@@ -6,10 +6,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from fgrpo_secure.config import load_config
 from fgrpo_secure.grpo.data import load_examples, units
-from fgrpo_secure.task import load_reward_set
+from fgrpo_secure.task import load_reward_set, load_run_policy
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CONFIG = CONFIGS / "smollm2.toml"
@@ -27,6 +28,7 @@ def load(name):
 
 fetch = load("fetch")
 rewards = load("rewards")
+score = load("score")
 FUNCTIONS = {family.name: getattr(rewards, family.name) for family in fetch.FAMILIES}
 RANGES = {
     family.name: getattr(rewards, f"{family.name.upper()}_RANGE")
@@ -337,3 +339,42 @@ def test_a_prompt_is_a_worked_example_before_the_question():
         family.answer,
         "1 + 1 =",
     ]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """The embedded configuration, whose model is small enough to test with."""
+    config, _ = load_config("tiny")
+    return config, load_run_policy(config)
+
+
+def test_the_probability_of_an_answer_is_the_product_of_its_steps(tiny):
+    config, policy = tiny
+    client = config.client[0]
+    example = load_examples(client.eval_data)[0]
+    found = score.answer_probability(policy, example, 0.7)
+
+    text = list(policy.encode(example.prompt))
+    vocabulary = policy.tokenizer.get_vocab()
+    answer = [vocabulary[character] for character in example.columns["answer"]]
+    (end,) = policy.eos_ids
+    expected = 1.0
+    for token in (*answer, end):
+        with torch.no_grad():
+            logits = policy.network(torch.tensor([text])).logits[0, -1].double()
+        expected *= float((logits / 0.7).softmax(-1)[token])
+        text.append(token)
+
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert 0 < found < 1
+
+
+def test_scores_do_not_change_when_they_are_asked_again(tiny, capsys):
+    config, policy = tiny
+
+    one = score.score_all(config, policy, prompts=4, sampled=2)
+    two = score.score_all(config, policy, prompts=4, sampled=2)
+
+    assert one == two
+    assert one.keys() == {client.name for client in config.client}
+    assert all(0 <= client["sampled"] <= 1 for client in one.values())

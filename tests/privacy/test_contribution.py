@@ -536,6 +536,31 @@ def test_the_statistic_is_noised_over_the_public_expected_batch(site):
     assert quiet != 0
 
 
+def test_the_statistic_is_over_the_expected_batch_whatever_was_drawn(site):
+    def begun_and_drawn(seed):
+        begun = site().begin(Counter(seed))
+        return begun, begun.draw(UNITS)
+
+    def differs(seed):
+        return len(begun_and_drawn(seed)[1]) not in {0, 4}
+
+    seed = next(str(number) for number in range(50) if differs(str(number)))
+    begun, drawn = begun_and_drawn(seed)
+    assert len(drawn) != begun._plan.expected_batch(begun._name) == 4
+    loud = begun.noised_mean([1.0] * len(drawn))
+    other, again = begun_and_drawn(seed)
+    assert again == drawn
+    # The noise is the same in both, and the best rewards are worth one unit each.
+    quiet = other.noised_mean([0.0] * len(drawn))
+    assert loud - quiet == pytest.approx(len(drawn) / 4)
+
+
+def test_at_rate_one_every_unit_is_drawn_in_its_order(site):
+    shuffled = UNITS[7:] + UNITS[:7]
+    assert site(**EVERYTHING).begin(Counter()).draw(UNITS) == UNITS
+    assert site(**EVERYTHING).begin(Counter()).draw(shuffled) == shuffled
+
+
 # Randomness that belongs to one unit.
 
 
