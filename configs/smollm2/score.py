@@ -47,7 +47,9 @@ def answer_probability(policy: Policy, example: Example, temperature: float) -> 
     for end in policy.eos_ids:
         tokens = [*answer, end]
         ids = torch.tensor([[*prompt, *tokens]], device=policy.device)
-        logits = policy.network(ids).logits[0, len(prompt) - 1 : -1]
+        # The last token is only looked for, so its own logits are one too many.
+        keep = len(tokens) + 1
+        logits = policy.network(ids, logits_to_keep=keep).logits[0, -keep:-1]
         logps = (logits.double() / temperature).log_softmax(-1)
         found += float(logps[range(len(tokens)), tokens].sum().exp())
     return found
@@ -111,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--adapter", metavar="DIR", type=Path, help="a PEFT directory; else the base"
     )
-    parser.add_argument("--prompts", type=int, default=200, help="for the probability")
+    parser.add_argument("--prompts", type=int, default=64, help="for the probability")
     parser.add_argument(
         "--sampled", type=int, default=16, help="prompts to generate for"
     )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -327,6 +328,12 @@ def test_an_adapter_that_is_missing_or_of_another_model_is_an_error(
     public = ["client.sums.eval_public=true", "client.sums.eval_data=data/sums.jsonl"]
     words = [word for text in public for word in ("--set", text)]
     assert refused(capsys, [*arguments, *words])[0] == 4
+
+
+def test_a_run_without_an_output_gets_a_new_folder_named_by_its_configuration():
+    from fgrpo_secure.job import default_folder
+
+    assert re.fullmatch(r"runs/tiny-\d{8}T\d{6}Z", str(default_folder("tiny")))
 
 
 @pytest.mark.parametrize("arguments", [[], ["plan", "--colour"], ["fly"]])

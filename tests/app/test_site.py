@@ -173,7 +173,7 @@ def test_a_second_run_at_another_delta_keeps_the_delta_of_the_first(sites):
 
 
 def test_a_second_run_at_another_delta_is_priced_at_the_delta_of_the_first(sites):
-    plan, loose = plan_of(), plan_of(delta="0.001")
+    plan, loose = plan_of(), plan_of(delta="0.00002")
     dear = cost(plan, 2 * plan.rounds)
     cheap = cost(plan, 2 * plan.rounds, loose.delta)
     between = (dear + cheap) / 2
@@ -207,10 +207,9 @@ def test_a_run_does_not_go_on_with_another_key_of_a_peer(sites, peer):
     stranger = SigningKey(bytes([77]) * 32).verify_key
     sites.run_folder().key(peer).unlink()
     write_key_file(sites.run_folder().key(peer), stranger)
-    before = sites.ledger_path.read_bytes()
     with pytest.raises(StateError, match="pinned"):
         sites.open(plan, capped(200))
-    assert sites.ledger_path.read_bytes() == before
+    assert len(sites.opened()) == 1
 
 
 def test_a_run_does_not_go_on_under_another_plan(sites):

@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 KERNEL = sorted((ROOT / "privacy").rglob("*.py"))
 APPLICATION = sorted((ROOT / "fgrpo_secure").rglob("*.py"))
-SOURCES = KERNEL + APPLICATION
+AUDITS = sorted((ROOT / "audits").rglob("*.py"))
+SOURCES = KERNEL + APPLICATION + AUDITS
 
 # Torch's generator has a seed. These make public things with it: the adapter's
 # published matrix A, the dummies of the locality probe, and the tiny base model.
@@ -161,7 +162,7 @@ def test_only_system_entropy_is_passed_where_randomness_is_asked_for():
             if dotted(call.func).split(".")[-1] == "RandomStream":
                 (argument,) = call.args
                 # `noise` keys a second stream from the first one, which is as secret.
-                assert dotted(argument) in {"entropy", "stream.bytes"}
+                assert dotted(argument) in {"system_entropy", "entropy", "stream.bytes"}
 
 
 def test_cryptography_stands_behind_one_module():
