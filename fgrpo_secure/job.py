@@ -44,11 +44,12 @@ from privacy.ledger import (
     verify_ledger,
     write_key_file,
 )
-from privacy.plan import Plan
+from privacy.plan import MIN_CLIENTS, Plan
 from privacy.randomness import system_entropy
 from privacy.wire import canonical_json
 
 _BEFORE = "before.json"
+_RESUME = "the same command with the same --output goes on from here."
 
 
 class Watcher(Protocol):
@@ -220,6 +221,7 @@ class _Job:
         plan, target = self._plan, float(self._plan.epsilon)
         began = time.monotonic()
         for number in range(done + 1, plan.rounds + 1):
+            self._require_clients()
             outcome = server.run_round(self._exchange, number)
             each = (time.monotonic() - began) / (number - done)
             report = RoundReport(
@@ -240,13 +242,40 @@ class _Job:
             ((event, charges),), Decimal(self._plan.delta), self._plan.rounds
         )
 
+    def _require_clients(self) -> None:
+        """Stop where the processes that are left cannot make a sum.
+
+        On this machine a process that has ended does not come back, and to go on would
+        use the plan's rounds up one by one.
+
+        Raises:
+            StateError: too few clients are left.
+        """
+        plan, present = self._plan, self._exchange.present
+        if len(present) < max(MIN_CLIENTS, plan.threshold, plan.min_survivors):
+            gone = ", ".join(sorted(set(self._names) - present))
+            raise StateError(
+                f"The processes of {gone} have ended, and too few are left for a sum.",
+                f"See what ended them, then go on: {_RESUME}",
+            )
+
     def close(self) -> None:
-        """Have every client close its ledger."""
-        self._exchange.exchange(
+        """Have every client close its ledger.
+
+        Raises:
+            StateError: one could not; the run is then not finished.
+        """
+        closed = self._exchange.exchange(
             "close",
             dict.fromkeys(self._names, b""),
             self._config.machine.deadline_seconds,
         )
+        gone = ", ".join(sorted(set(self._names) - closed.keys()))
+        if gone:
+            raise StateError(
+                f"The ledgers of {gone} are not closed: their processes have ended.",
+                f"See what ended them, then finish: {_RESUME}",
+            )
 
     def copy_ledgers(self) -> None:
         """Bring ledgers that are kept elsewhere into the run's folder."""

@@ -224,6 +224,9 @@ def save_pretrained(model: PeftModel, directory: Path) -> None:
     ) as scratch:
         fresh, stale = Path(scratch, "fresh"), Path(scratch, "stale")
         model.save_pretrained(str(fresh), save_embedding_layers=False)
+        for path in fresh.iterdir():
+            # The result is to be published, whatever mode its writer prefers.
+            path.chmod(0o644)
         if directory.exists():
             directory.rename(stale)
         fresh.rename(directory)

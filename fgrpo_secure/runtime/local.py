@@ -120,6 +120,12 @@ class LocalExchange:
                 error.exit_code = code
                 raise error
 
+    @property
+    def present(self) -> frozenset[str]:
+        """The clients whose processes are alive, as far as is known."""
+        alive = (worker for worker in self._workers if worker.process.is_alive())
+        return frozenset(name for worker in alive for name in worker.names)
+
     def exchange(
         self, phase: str, messages: Mapping[str, bytes], deadline: float
     ) -> dict[str, bytes]:

@@ -113,9 +113,15 @@ def test_messages_and_answers_beyond_a_pipes_buffer_do_not_block(fakes):
 
 def test_the_deadline_holds_for_a_worker_that_never_answers(fakes):
     names = [f"client{number}" for number in range(5)]
-    fakes.add(names, silent)
+    ended = threading.Event()
+
+    def stuck(*message):
+        # It reads no more: whoever sends to it now waits for ever.
+        ended.wait(PATIENCE)
+
+    fakes.add(names, stuck)
     fakes.add(["other"], echo)
-    messages = dict.fromkeys([*names, "other"], bytes(200_000))
+    messages = dict.fromkeys([*names, "other"], bytes(2_000_000))
     # In the second phase the worker still has not answered the first.
     for phase in ("shares", "survivors"):
         fakes.silences.clear()
@@ -125,6 +131,7 @@ def test_the_deadline_holds_for_a_worker_that_never_answers(fakes):
         assert answers.keys() == {"other"}
         assert fakes.silences.keys() == set(names)
         assert all("no answer" in why for why in fakes.silences.values())
+    ended.set()
 
 
 def test_word_of_progress_is_passed_on_and_is_no_answer(fakes):

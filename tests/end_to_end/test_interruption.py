@@ -189,7 +189,11 @@ def test_an_unfinished_run_does_not_pass_for_a_finished_one(story, capsys):
 
 @pytest.fixture(scope="module")
 def bereaved(tmp_path_factory):
-    """A run of three clients in three processes, one of which is killed in round 1."""
+    """A run of three clients in three processes, one of which is killed in round 1.
+
+    Its folder at the end, and the first start: how that ended, and a copy of what it
+    left.
+    """
     folder = tmp_path_factory.mktemp("bereaved")
     config = write_config(
         folder / "given",
@@ -198,16 +202,20 @@ def bereaved(tmp_path_factory):
         federation={"min_survivors": 2, "colluders": 0},
         machine={"workers": 3},
     )
+    command = ("run", config, "--output", folder / "out")
     gate = Gate(config.parent)
-    program = Program(folder, "run", config, "--output", folder / "out")
+    program = Program(folder, *command)
     try:
         os.kill(gate.wait(), signal.SIGKILL)
         gate.lift()
         status = program.wait()
     finally:
         program.kill_all()
-    assert status == 0, program.stderr
-    return folder / "out", program.stderr
+    kept = Path(shutil.copytree(folder / "out", folder / "kept"))
+    stop = Stop(status, program.stderr, kept)
+    again = Program(folder, *command)
+    assert again.wait() == 0, again.stderr
+    return folder / "out", stop
 
 
 def ends(output):
@@ -219,39 +227,41 @@ def ends(output):
 
 
 def test_the_clients_of_a_dead_worker_drop_out_and_the_rest_are_summed(bereaved):
-    output, stderr = bereaved
-    first, _ = ends(output)
+    _, stop = bereaved
+    (first,) = ends(stop.folder)
     assert first["kind"] == "published"
     assert first["survivors"] == [name for name in TRIO if name != GATED]
-    assert f"client {GATED}" in stderr
-    assert "Traceback" not in stderr
+    assert f"client {GATED}" in stop.stderr
+    assert "Traceback" not in stop.stderr
 
 
-def test_too_few_clients_for_a_roster_abort_the_round_before_any_charge(bereaved):
-    output, stderr = bereaved
-    _, second = ends(output)
-    assert (second["kind"], second["reason"]) == ("aborted", "below_threshold")
-    assert second["dropouts"] == [GATED]
+def test_too_few_processes_stop_the_run_before_another_round_is_used_up(bereaved):
+    _, stop = bereaved
+    assert stop.status == 5
+    assert f"The processes of {GATED} have ended" in stop.stderr
+    assert "goes on from here" in stop.stderr
+    assert not (stop.folder / "summary.json").exists()
     for name in TRIO:
-        assert kinds(output / f"ledger/{name}.jsonl").count("intent") == 1
-    assert "round 2/2: aborted" in stderr
+        assert stop.kinds(name).count("intent") == 1
 
 
-def test_a_run_with_an_aborted_round_still_ends_with_its_summary(bereaved):
+def test_the_same_command_brings_the_dead_client_back(bereaved):
     output, _ = bereaved
+    assert [(r["round"], r["kind"], len(r["survivors"])) for r in ends(output)] == [
+        (1, "published", 2),
+        (2, "published", 3),
+    ]
     summary = json.loads((output / "summary.json").read_text("utf-8"))
-    assert (summary["rounds_completed"], summary["rounds_aborted"]) == (1, 1)
-    assert summary["survivors"] == [name for name in TRIO if name != GATED]
-    # Nobody was charged for the second round, and everybody for the first.
-    (spent,) = {client["epsilon"] for client in summary["clients"]}
-    assert 0 < spent == summary["epsilon"] < 8
-    assert summary["reward_before"] is None
+    assert (summary["rounds_completed"], summary["rounds_aborted"]) == (2, 0)
+    assert summary["survivors"] == list(TRIO)
+    assert main(["ledger", "verify", str(output)]) == 0
 
 
-def test_a_ledger_that_was_never_closed_is_reported_and_nothing_else(bereaved, capsys):
+def test_the_dead_clients_ledger_says_what_it_missed(bereaved):
     output, _ = bereaved
-    assert main(["ledger", "verify", str(output)]) == 1
-    found = capsys.readouterr().out.splitlines()
-    assert found
-    assert all(f"{GATED}.jsonl" in line for line in found)
-    assert main(["ledger", "verify", "--unfinished", str(output)]) == 0
+    outcomes = [
+        (r["round"], r["status"])
+        for r in records(output / f"ledger/{GATED}.jsonl")
+        if r["kind"] == "outcome"
+    ]
+    assert outcomes == [(1, "missed"), (2, "published")]
