@@ -131,8 +131,9 @@ class Client:
         if phase in _AWAITED and not isinstance(self._state, _AWAITED[phase]):
             msg = "this client does not wait for that message: skip the round"
             raise ReplayError(msg)
-        if phase == "offer":
-            return self._join(payload)
+        if phase in {"offer", "aborted"}:
+            # These end what is in flight, so they are verified before it is touched.
+            return self._phases[phase](payload)
         try:
             return self._phases[phase](payload)
         except LedgerError:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -109,30 +110,36 @@ class Display:
         if not report.published:
             self.say(f"round {report.number}: {report.outcome}")
 
-    def result(self, summary: Mapping[str, object], samples: object) -> None:
-        """Print the table at the end of a run."""
-        table = Table(title="Held-out reward, rescaled to [0, 1]")
-        for column in ("client", "before", "after", "change", "epsilon"):
-            table.add_column(column, justify="left" if column == "client" else "right")
-        clients = summary["clients"]
-        for client in clients:  # type: ignore[attr-defined]
-            table.add_row(*_row(client["name"], client, f"{client['epsilon']:.3f}"))
-        table.add_row(*_row("mean", summary, f"{summary['epsilon']:.3f}"), style="bold")
-        self.console.print(table)
+    def result(
+        self, summary: Mapping[str, Any], samples: Sequence[tuple[str, str, str, str]]
+    ) -> None:
+        """Print what a run gave, as far as it may be shown."""
+        if any(client["reward_before"] is not None for client in summary["clients"]):
+            self._print_rewards(summary)
+        else:
+            self.say("No client declares a public evaluation set: rewards not shown.")
         self.say(
             f"epsilon {summary['epsilon']:.3f} of {summary['target_epsilon']:g} at "
             f"delta {summary['delta']:g}; {summary['rounds_completed']} rounds "
             f"completed, {summary['rounds_aborted']} aborted; last survivors: "
-            f"{', '.join(summary['survivors']) or 'none'}; "  # type: ignore[arg-type]
-            f"{summary['seconds']:.0f} s"
+            f"{', '.join(summary['survivors']) or 'none'}; {summary['seconds']:.0f} s"
         )
         if samples:
             answers = Table(title="Sample answers (public prompts)")
             for column in ("client", "prompt", "before", "after"):
                 answers.add_column(column)
-            for row in samples:  # type: ignore[attr-defined]
+            for row in samples:
                 answers.add_row(*(text[:_SHOWN_ANSWER] for text in row))
             self.console.print(answers)
+
+    def _print_rewards(self, summary: Mapping[str, Any]) -> None:
+        table = Table(title="Held-out reward, rescaled to [0, 1]")
+        for column in ("client", "before", "after", "change", "epsilon"):
+            table.add_column(column, justify="left" if column == "client" else "right")
+        for client in summary["clients"]:
+            table.add_row(*_row(client["name"], client, f"{client['epsilon']:.3f}"))
+        table.add_row(*_row("mean", summary, f"{summary['epsilon']:.3f}"), style="bold")
+        self.console.print(table)
 
 
 def _row(name: str, values: Mapping[str, object], epsilon: str) -> list[str]:

@@ -113,7 +113,8 @@ def evaluate(
             values = (score(rewards, example, group) - low) / (high - low)
             means.append(np.nan_to_num(values, nan=0.0).mean())
             if number == 0 and len(samples) < shown:
-                text = example.prompt if isinstance(example.prompt, str) else "..."
+                said = example.prompt
+                text = said if isinstance(said, str) else said[-1]["content"]
                 samples.append(
                     Sample(text, group.texts[0], float(np.nan_to_num(values[0])))
                 )

@@ -24,6 +24,8 @@ from privacy.wire import Json, canonical_json
 NORM_BOUND = 2**15
 MODULUS_BITS = 32
 
+_MODEL_FILES = frozenset({".safetensors", ".json", ".jinja", ".model", ".txt"})
+
 
 def register(config: RunConfig, sizes: Mapping[str, int], dimension: int) -> Plan:
     """Make the plan of a run, its noise calibrated to the target.
@@ -113,13 +115,17 @@ def recipe_digest(config: RunConfig) -> str:
 
 
 def base_fingerprint(base: str) -> str:
-    """What names the base model: a digest of its files, or its name on the hub."""
+    """What names the base model: a digest of its files, or its name on the hub.
+
+    Tokenizer, chat template and generation settings are among them: parties that differ
+    in one of these would learn differently.
+    """
     folder = Path(base)
     if not folder.is_dir():
         return base
     state = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), folder / "config.json"]):
-        if path.is_file():
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix in _MODEL_FILES:
             with path.open("rb") as handle:
                 inner = hashlib.file_digest(handle, "sha256").hexdigest()
             state.update(f"{path.name} {inner}\n".encode())
