@@ -33,8 +33,8 @@ from scipy.stats import beta, norm
 from privacy.calibration import calibrate
 from privacy.contribution import charge
 from privacy.crypto import KEY_BYTES, Label, SigningKey, sha256
-from privacy.ledger import SERVER, ClientOpened, Joined, Ledger, Role
-from privacy.plan import WEIGHT_ONE, ClientTerms, Plan, Weighting
+from privacy.ledger import ClientOpened, Joined, Ledger, Role
+from privacy.plan import SERVER, WEIGHT_ONE, ClientTerms, Plan, Weighting
 from privacy.randomness import RandomStream, system_entropy
 from privacy.secagg import client as client_side
 from privacy.secagg import server as server_side

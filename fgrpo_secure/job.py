@@ -28,12 +28,12 @@ from fgrpo_secure.runtime.local import LocalExchange
 from fgrpo_secure.secrets import identity_key, private_directory, write_atomically
 from fgrpo_secure.server import Server
 from fgrpo_secure.server_optimizer import OptimizerState
-from fgrpo_secure.site import HANDLE_BYTES, SOFTWARE, RunFolder, check_pinned
+from fgrpo_secure.site import SOFTWARE, RunFolder, check_pinned
 from fgrpo_secure.task import load_run_policy, public_size
 from privacy.contribution import registered_event
 from privacy.crypto import SigningKey
 from privacy.ledger import (
-    SERVER,
+    HANDLE_BYTES,
     Ledger,
     Role,
     ServerOpened,
@@ -44,7 +44,7 @@ from privacy.ledger import (
     verify_ledger,
     write_key_file,
 )
-from privacy.plan import MIN_CLIENTS, Plan
+from privacy.plan import MIN_CLIENTS, SERVER, Plan
 from privacy.randomness import system_entropy
 from privacy.wire import canonical_json
 

@@ -46,11 +46,6 @@ def write_atomically(path: Path, data: bytes, *, private: bool = False) -> None:
         os.close(directory)
 
 
-def erase(path: Path) -> None:
-    """Remove a private file if it is there."""
-    path.unlink(missing_ok=True)
-
-
 def identity_key(directory: Path) -> SigningKey:
     """The party's Ed25519 key, made on first use.
 

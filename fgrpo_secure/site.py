@@ -34,6 +34,7 @@ from privacy.contribution import registered_event
 from privacy.crypto import SigningKey, VerifyKey
 from privacy.errors import BudgetExceededError, PlanMismatchError, PrivacyError
 from privacy.ledger import (
+    HANDLE_BYTES,
     ClientOpened,
     Ledger,
     Phase,
@@ -43,11 +44,10 @@ from privacy.ledger import (
     read_key_file,
     spend_of,
 )
-from privacy.plan import Plan
+from privacy.plan import SERVER, Plan
 from privacy.randomness import system_entropy
 
 SOFTWARE = f"fgrpo-secure {__version__}"
-HANDLE_BYTES = 16
 
 # Called with a label, what is done and what there is to do.
 SiteProgress = Callable[[str, int, int], None]
@@ -96,7 +96,7 @@ class RunFolder:
     def roster(self, plan: Plan) -> dict[str, VerifyKey]:
         """The pinned keys of all parties."""
         names = [client.name for client in plan.clients]
-        return {name: read_key_file(self.key(name)) for name in [*names, "server"]}
+        return {name: read_key_file(self.key(name)) for name in [*names, SERVER]}
 
 
 class Site:

@@ -94,7 +94,7 @@ def load_task(config: RunConfig, client: ClientSection, policy: Policy) -> Task:
     own = load_units(config, client)
     if client.units is not None and client.units < len(own):
         raise ConfigurationError(
-            f"Client {client.name} declares {client.units} units and has {len(own)}.",
+            f"Client {client.name} declares fewer units than it has.",
             "Declare at least as many as there are: delta is held against that number.",
         )
     rewards = load_reward_set(client)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from privacy.crypto import Label, VerifyKey, sha256
-from privacy.ledger import SERVER
-from privacy.plan import Plan
+from privacy.plan import SERVER, Plan
 from privacy.secagg.terms import RoundTerms
 
 

@@ -73,7 +73,6 @@ class Label(StrEnum):
     PUBLISHED = "fgrpo-secure/1/published"
     ABORTED = "fgrpo-secure/1/aborted"
     TRANSCRIPT = "fgrpo-secure/1/transcript"
-    SEALED_VECTOR = "fgrpo-secure/1/sealed-vector"
 
 
 def sha256(label: Label, *parts: bytes) -> bytes:

@@ -19,6 +19,9 @@ from privacy.wire import Json, canonical_json, parse_rational, rational
 
 PLAN_FORMAT = "fgrpo-secure/plan/1"
 
+# The one party that is not a client; no client bears its name.
+SERVER = "server"
+
 # Weights and batch shares are integers over this: w = k / WEIGHT_ONE, 0 < k <= it.
 WEIGHT_ONE = 2**16
 
@@ -388,7 +391,7 @@ def check_cohort(names: list[str], *, min_survivors: int, colluders: int) -> Non
     _require(names == sorted(set(names)), "clients must be sorted and distinct")
     for name in names:
         _require(
-            _NAME.fullmatch(name) is not None and name != "server",
+            _NAME.fullmatch(name) is not None and name != SERVER,
             "a client's name has letters, digits and ._- only, and is not 'server'",
         )
     _require(0 <= colluders < count, "colluders must be below the number of clients")

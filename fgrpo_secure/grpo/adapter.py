@@ -9,7 +9,6 @@ Source: Sun et al., Improving LoRA in Privacy-preserving Federated Learning (FFA
 ICLR 2024.
 """
 
-import hashlib
 import shutil
 import tempfile
 import warnings
@@ -30,7 +29,6 @@ from transformers.pytorch_utils import Conv1D
 
 from fgrpo_secure.errors import ModelError
 
-_DIGEST_LABEL = b"fgrpo-secure adapter v1\0"
 _EXPERT_COUNTS = (
     "num_local_experts",
     "num_experts",
@@ -205,11 +203,6 @@ def from_bytes(model: PeftModel, data: bytes) -> None:
         )
     for name, tensor in own.items():
         tensor.data.copy_(received[name])
-
-
-def digest(data: bytes) -> str:
-    """SHA-256 of an adapter's bytes, under a label of its own, 64 hex digits."""
-    return hashlib.sha256(_DIGEST_LABEL + data).hexdigest()
 
 
 def save_pretrained(model: PeftModel, directory: Path) -> None:

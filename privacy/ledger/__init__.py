@@ -6,6 +6,7 @@ in words. The format, byte for byte, is in docs/ledger.md.
 
 from privacy.ledger.chain import Entry, Problem
 from privacy.ledger.codes import Reason, Role, Status, reason_of
+from privacy.ledger.fields import HANDLE_BYTES
 from privacy.ledger.folder import Report, verify_run
 from privacy.ledger.history import (
     Charges,
@@ -18,7 +19,6 @@ from privacy.ledger.keyfiles import read_key_file, write_key_file
 from privacy.ledger.payload import commitment, plan_digest
 from privacy.ledger.pricing import Price, price_charges, spend_of
 from privacy.ledger.records import (
-    SERVER,
     Aborted,
     ClientClosed,
     ClientOpened,
@@ -44,7 +44,7 @@ from privacy.ledger.store import Ledger
 from privacy.ledger.verify import Run, VerifiedLedger, verify_ledger
 
 __all__ = [
-    "SERVER",
+    "HANDLE_BYTES",
     "Aborted",
     "Charges",
     "ClientClosed",

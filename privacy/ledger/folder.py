@@ -24,10 +24,11 @@ from privacy.ledger.keyfiles import KEY_SUFFIX, parse_key_file
 from privacy.ledger.payload import plan_digest
 from privacy.ledger.pricing import Price, Pricing, price_charges
 from privacy.ledger.reconcile import RunFile, reconcile
-from privacy.ledger.records import SERVER, ClientClosed, Spend
+from privacy.ledger.records import ClientClosed, Spend
 from privacy.ledger.remembered import HEAD_SUFFIX, Head, parse_head
 from privacy.ledger.terms import Terms, read_terms
 from privacy.ledger.verify import Run, VerifiedLedger, examine
+from privacy.plan import SERVER
 from privacy.wire import Json
 
 LEDGER_SUFFIX = ".jsonl"

@@ -18,7 +18,6 @@ from privacy.errors import (
 from privacy.ledger.codes import Role, Status
 from privacy.ledger.payload import Header, plan_digest
 from privacy.ledger.records import (
-    SERVER,
     Aborted,
     ClientClosed,
     ClientOpened,
@@ -40,6 +39,7 @@ from privacy.ledger.records import (
 )
 from privacy.ledger.steps import STEPS, Phase
 from privacy.ledger.terms import Terms, read_terms
+from privacy.plan import SERVER
 
 # Records that do not speak of the round that was begun last.
 _PLACELESS = (

@@ -31,8 +31,6 @@ from privacy.ledger.fields import (
     refuse,
 )
 
-SERVER = "server"
-
 
 @dataclass(frozen=True, slots=True)
 class Event:

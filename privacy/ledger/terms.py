@@ -12,8 +12,8 @@ from decimal import Decimal, InvalidOperation
 
 from privacy.errors import MalformedMessageError
 from privacy.ledger.fields import codecs, from_object
-from privacy.ledger.records import SERVER, Event
-from privacy.plan import MAX_CLIENTS, PLAN_FORMAT, threshold
+from privacy.ledger.records import Event
+from privacy.plan import MAX_CLIENTS, PLAN_FORMAT, SERVER, threshold
 from privacy.wire import MAX_JSON_INTEGER, Json
 
 _MAX_DECIMAL_CHARACTERS = 64

@@ -13,7 +13,8 @@ from privacy.errors import (
     MalformedMessageError,
     ReplayError,
 )
-from privacy.secagg.terms import SERVER, RoundTerms
+from privacy.plan import SERVER
+from privacy.secagg.terms import RoundTerms
 from privacy.wire import Bytes32, Bytes64, Reader, decode, encode
 
 PROTOCOL_VERSION = 1

@@ -15,9 +15,10 @@ import numpy as np
 
 from privacy.crypto import Label, check_agreement_public, sha256
 from privacy.errors import MalformedMessageError, PlanMismatchError, ReplayError
+from privacy.plan import SERVER
 from privacy.secagg.envelope import parse_envelope, read_client, read_server
 from privacy.secagg.key_shares import SealedShare
-from privacy.secagg.terms import SERVER, RoundTerms
+from privacy.secagg.terms import RoundTerms
 from privacy.vectors import ResidueVector
 from privacy.wire import Bytes32, encode
 

@@ -23,6 +23,7 @@ from privacy.errors import (
     PlanMismatchError,
     PrivacyError,
 )
+from privacy.plan import SERVER
 from privacy.secagg.envelope import (
     Message,
     load_state,
@@ -64,7 +65,7 @@ from privacy.secagg.messages import (
     words_to_bytes,
 )
 from privacy.secagg.shamir import Entropy
-from privacy.secagg.terms import SERVER, RoundTerms, require_clients
+from privacy.secagg.terms import RoundTerms, require_clients
 from privacy.secagg.transcript import SENT, Entry, phase_entries, transcript_hash
 from privacy.secagg.unmasking import (
     Deal,

@@ -10,9 +10,6 @@ from privacy.errors import BelowThresholdError, PlanMismatchError
 from privacy.plan import MIN_CLIENTS, check_cohort, threshold
 from privacy.wire import Bytes32
 
-# The server's name in an envelope; no plan has a client of that name.
-SERVER = "server"
-
 
 @dataclass(frozen=True, slots=True)
 class RoundTerms:

@@ -15,6 +15,7 @@ from privacy.errors import (
     RefusalError,
     ReplayError,
 )
+from privacy.plan import SERVER
 from privacy.secagg import client, server
 from privacy.secagg.envelope import read_server, sign
 from privacy.secagg.messages import (
@@ -33,7 +34,6 @@ from privacy.secagg.messages import (
     self_mask_commitment,
     survivors_hash_of,
 )
-from privacy.secagg.terms import SERVER
 from privacy.wire import Reader, Writer, encode
 from tests.privacy.secagg.harness import (
     PHASES,

@@ -22,7 +22,8 @@ from fgrpo_secure.server_optimizer import OptimizerState
 from fgrpo_secure.site import RunFolder, open_client_ledger
 from fgrpo_secure.task import load_run_policy, load_task
 from privacy.errors import PrivacyError
-from privacy.ledger import SERVER, Ledger, Role, ServerOpened, write_key_file
+from privacy.ledger import Ledger, Role, ServerOpened, write_key_file
+from privacy.plan import SERVER
 from privacy.wire import canonical_json
 from tests.end_to_end.program import NAMES, records, write_config
 

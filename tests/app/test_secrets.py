@@ -8,7 +8,6 @@ import pytest
 from fgrpo_secure import secrets
 from fgrpo_secure.errors import StateError
 from fgrpo_secure.secrets import (
-    erase,
     identity_key,
     private_directory,
     write_atomically,
@@ -87,10 +86,3 @@ def test_what_is_written_is_synced_before_it_has_its_name(tmp_path, monkeypatch)
     write_atomically(path, b"data")
     # The file's own sync, then that of its directory, which holds the name.
     assert seen == [False, True]
-
-
-def test_erasing_what_is_not_there_is_no_error(tmp_path):
-    write_atomically(tmp_path / "key", b"1", private=True)
-    erase(tmp_path / "key")
-    erase(tmp_path / "key")
-    assert not (tmp_path / "key").exists()

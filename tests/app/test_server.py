@@ -11,8 +11,8 @@ from fgrpo_secure.terms import adapter_digest
 from privacy import contribution as door
 from privacy.codec import encode, weight_coordinate
 from privacy.contribution import Contribution
-from privacy.ledger import SERVER, verify_run
-from privacy.plan import WEIGHT_ONE, ClientTerms
+from privacy.ledger import verify_run
+from privacy.plan import SERVER, WEIGHT_ONE, ClientTerms
 from privacy.wire import Reader
 from tests.app.federation import PHASES, Crash
 from tests.plans import NAMES as PLANNED

@@ -16,7 +16,6 @@ from privacy.contribution import charge, registered_event
 from privacy.crypto import SigningKey
 from privacy.errors import BudgetExceededError, PlanMismatchError
 from privacy.ledger import (
-    SERVER,
     ClientClosed,
     Joined,
     Outcome,
@@ -26,7 +25,7 @@ from privacy.ledger import (
     spend_of,
     write_key_file,
 )
-from privacy.plan import ClientTerms, Plan
+from privacy.plan import SERVER, ClientTerms, Plan
 from privacy.wire import canonical_json, parse_canonical_json
 from tests.end_to_end.program import NAMES, UNITS, records, write_config
 from tests.plans import Counter, make_plan

@@ -21,7 +21,6 @@ from privacy.errors import (
     PrivacyError,
 )
 from privacy.ledger import (
-    SERVER,
     ClientOpened,
     Joined,
     Ledger,
@@ -32,7 +31,7 @@ from privacy.ledger import (
     commitment,
     spend_of,
 )
-from privacy.plan import WEIGHT_ONE, ClientTerms
+from privacy.plan import SERVER, WEIGHT_ONE, ClientTerms
 from privacy.randomness import system_entropy
 from privacy.vectors import NoisedVector, from_residues
 from tests.plans import NAMES, NO_STATISTIC, UNIFORM, Counter, make_plan

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from privacy.crypto import Label, SigningKey, sha256
 from privacy.ledger import (
-    SERVER,
     Aborted,
     ClientClosed,
     ClientOpened,
@@ -37,7 +36,7 @@ from privacy.ledger import (
     write_key_file,
 )
 from privacy.ledger.envelope import GENESIS, line_hash, open_line, seal_line
-from privacy.plan import ClientTerms, Plan, Weighting
+from privacy.plan import SERVER, ClientTerms, Plan, Weighting
 from privacy.wire import canonical_json
 
 CLIENTS = ("alpha", "beta", "gamma")

@@ -6,7 +6,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from privacy.ledger import (
-    SERVER,
     Aborted,
     Ledger,
     Published,
@@ -24,6 +23,7 @@ from privacy.ledger import (
 )
 from privacy.ledger.chain import read_chain
 from privacy.ledger.envelope import line_hash
+from privacy.plan import SERVER
 from tests.privacy.ledger.synthetic import (
     CLIENTS,
     RUN,

@@ -15,7 +15,6 @@ from privacy.errors import (
     LedgerError,
 )
 from privacy.ledger import (
-    SERVER,
     Joined,
     Ledger,
     Phase,
@@ -29,6 +28,7 @@ from privacy.ledger import (
 )
 from privacy.ledger.chain import read_chain
 from privacy.ledger.envelope import line_hash
+from privacy.plan import SERVER
 from tests.privacy.ledger.synthetic import (
     CLIENTS,
     RUN,

@@ -13,6 +13,7 @@ from privacy.errors import (
     RefusalError,
     ReplayError,
 )
+from privacy.plan import SERVER
 from privacy.secagg import client, server
 from privacy.secagg.client import (
     TRANSITIONS,
@@ -23,7 +24,6 @@ from privacy.secagg.client import (
 )
 from privacy.secagg.envelope import load_state, sign
 from privacy.secagg.messages import MaskedInput, Survivors, words_from_bytes
-from privacy.secagg.terms import SERVER
 from privacy.wire import decode
 from tests.privacy.secagg import oracle
 from tests.privacy.secagg.harness import (

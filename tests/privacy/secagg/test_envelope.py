@@ -8,6 +8,7 @@ from privacy.errors import (
     MalformedMessageError,
     ReplayError,
 )
+from privacy.plan import SERVER
 from privacy.secagg.envelope import (
     PROTOCOL_VERSION,
     Signed,
@@ -18,7 +19,6 @@ from privacy.secagg.envelope import (
     store_state,
 )
 from privacy.secagg.messages import Consistency, KeySharesHead, Survivors
-from privacy.secagg.terms import SERVER
 from privacy.wire import decode, encode
 from tests.privacy.secagg.harness import identity, make_terms
 
