@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from rich.console import Console
@@ -19,6 +21,8 @@ from rich.progress import (
 from rich.table import Table
 
 _SHOWN_ANSWER = 40
+_INFINITE = "infinity"
+_NO_PRIVACY = "NO PRIVACY: no noise was added, and every ledger says so."
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,11 @@ class RoundReport:
     spent: float
     target: float
     seconds_left: float
+
+
+def stated_epsilon(epsilon: Decimal) -> float | str:
+    """An epsilon as JSON holds it, which knows no infinite number."""
+    return _INFINITE if epsilon.is_infinite() else float(epsilon)
 
 
 class Display:
@@ -102,6 +111,8 @@ class Display:
         """Report one round: what came of it, what is spent, how long it may take."""
         left = f"about {report.seconds_left:.0f} s of rounds to go"
         budget = f"epsilon {report.spent:.3f} of {report.target:g}; {left}"
+        if math.isinf(report.target):
+            budget = f"NO PRIVACY: epsilon is infinite; {left}"
         if self._bars is None or self._rounds is None:
             place = f"round {report.number}/{report.rounds}"
             self.say(f"{place}: {report.outcome}; {budget}")
@@ -118,8 +129,11 @@ class Display:
             self._print_rewards(summary)
         else:
             self.say("No client declares a public evaluation set: rewards not shown.")
+        if summary["target_epsilon"] == _INFINITE:
+            self.say(_NO_PRIVACY)
         self.say(
-            f"epsilon {summary['epsilon']:.3f} of {summary['target_epsilon']:g} at "
+            f"epsilon {_number(summary['epsilon'], '.3f')} of "
+            f"{_number(summary['target_epsilon'], 'g')} at "
             f"delta {summary['delta']:g}; {summary['rounds_completed']} rounds "
             f"completed, {summary['rounds_aborted']} aborted; last survivors: "
             f"{', '.join(summary['survivors']) or 'none'}; {summary['seconds']:.0f} s"
@@ -137,9 +151,16 @@ class Display:
         for column in ("client", "before", "after", "change", "epsilon"):
             table.add_column(column, justify="left" if column == "client" else "right")
         for client in summary["clients"]:
-            table.add_row(*_row(client["name"], client, f"{client['epsilon']:.3f}"))
-        table.add_row(*_row("mean", summary, f"{summary['epsilon']:.3f}"), style="bold")
+            table.add_row(
+                *_row(client["name"], client, _number(client["epsilon"], ".3f"))
+            )
+        spent = _number(summary["epsilon"], ".3f")
+        table.add_row(*_row("mean", summary, spent), style="bold")
         self.console.print(table)
+
+
+def _number(value: float | str, form: str) -> str:
+    return value if isinstance(value, str) else format(value, form)
 
 
 def _row(name: str, values: Mapping[str, object], epsilon: str) -> list[str]:

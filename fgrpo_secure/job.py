@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from fgrpo_secure.checkpoint import Checkpoint, write_checkpoint
 from fgrpo_secure.config import RunConfig
-from fgrpo_secure.display import RoundReport
+from fgrpo_secure.display import RoundReport, stated_epsilon
 from fgrpo_secure.errors import StateError
 from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.policy import Policy
@@ -120,7 +120,7 @@ def run(config: RunConfig, root: Path, watcher: Watcher) -> Finished:
     _check_folder(root)
     watcher.say("Registering the plan: sizes, model, noise for the target epsilon ...")
     plan, policy = make_plan(config)
-    resumed = _prepare(root, config, plan)
+    resumed = prepare_folder(root, config, plan)
     folder = RunFolder.of(root, config)
     private = private_directory(root / SERVER)
     key = identity_key(private)
@@ -128,7 +128,7 @@ def run(config: RunConfig, root: Path, watcher: Watcher) -> Finished:
         f"plan {plan.digest[:16]}: epsilon {plan.epsilon} at delta {plan.delta} over "
         f"{plan.rounds} rounds; {root}"
     )
-    ledger = _open_ledger(folder, plan, private, policy, key)
+    ledger = open_server_ledger(folder, plan, private, policy, key)
     handle = ledger.history.run
     with (
         ledger,
@@ -293,6 +293,7 @@ class _Job:
         """What `summary.json` holds; epsilon comes from the clients' ledgers."""
         history = ledger.history
         clients = []
+        largest = Decimal(0)
         for name in self._names:
             spend = _claimed(self._folder, name, ledger.history.run)
             clients.append(
@@ -300,13 +301,14 @@ class _Job:
                     "name": name,
                     "reward_before": before.get(name, {}).get("mean"),
                     "reward_after": after.get(name, {}).get("mean"),
-                    "epsilon": float(spend),
+                    "epsilon": stated_epsilon(spend),
                 }
             )
+            largest = max(largest, spend)
         return {
-            "epsilon": max(client["epsilon"] for client in clients),
+            "epsilon": stated_epsilon(largest),
             "delta": float(self._plan.delta),
-            "target_epsilon": float(self._plan.epsilon),
+            "target_epsilon": stated_epsilon(Decimal(self._plan.epsilon)),
             "plan_digest": self._plan.digest,
             "rounds_completed": history.published,
             "rounds_aborted": history.aborted,
@@ -357,7 +359,7 @@ def _check_folder(root: Path) -> None:
         )
 
 
-def _prepare(root: Path, config: RunConfig, plan: Plan) -> bool:
+def prepare_folder(root: Path, config: RunConfig, plan: Plan) -> bool:
     """Write what identifies the run; returns whether it was there already.
 
     Raises:
@@ -368,7 +370,8 @@ def _prepare(root: Path, config: RunConfig, plan: Plan) -> bool:
         if path.read_bytes() != canonical_json(plan.to_json()):
             raise StateError(
                 f"{root} holds an unfinished run of another plan.",
-                "Resume it with its own configuration, or choose another --output.",
+                f"Go on with it by `fgrpo run {root / 'config.toml'} --output {root}`, "
+                "or choose another --output for this configuration.",
             )
         resumed = True
     else:
@@ -394,10 +397,15 @@ def _prepare(root: Path, config: RunConfig, plan: Plan) -> bool:
     return resumed
 
 
-def _open_ledger(
+def open_server_ledger(
     folder: RunFolder, plan: Plan, private: Path, policy: Policy, key: SigningKey
 ) -> Ledger:
-    """The server's ledger, with the run opened in it."""
+    """The server's ledger, with the run opened in it.
+
+    Raises:
+        LedgerError: the ledger does not verify.
+        StateError: it pins another plan or other keys than the folder holds.
+    """
     ledger = Ledger.open(folder.ledger(SERVER), key, party=SERVER, role=Role.SERVER)
     if ledger.history.opened is None:
         fresh = OptimizerState.fresh(plan.dimension)

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
-from fgrpo_secure.config import RunConfig
+from fgrpo_secure.config import PrivacySection, RunConfig
+from fgrpo_secure.errors import ConfigurationError
 from fgrpo_secure.grpo.loss import check_settings
-from privacy.calibration import calibrate
-from privacy.plan import ClientTerms, Plan, Weighting, check_cohort
+from privacy.calibration import STATISTIC_NORM_BOUND, calibrate
+from privacy.plan import NO_PROMISE, ClientTerms, Plan, Weighting, check_cohort
 from privacy.wire import Json, canonical_json
 
 # Grid steps of a clipped gradient: rounding costs 4e-5 of its norm, and no sum of up to
@@ -57,21 +59,11 @@ def register(config: RunConfig, sizes: Mapping[str, int], dimension: int) -> Pla
         baseline_decay=Fraction(config.aggregation.baseline_decay),
         max_weight_ratio=Fraction(config.aggregation.max_weight_ratio),
     )
-    noise = calibrate(
-        epsilon=float(privacy.epsilon),
-        delta=float(privacy.delta),
-        sampling_rate=Fraction(privacy.sampling_rate),
-        rounds=privacy.rounds,
-        norm_bound=NORM_BOUND,
-        statistic_multiplier=(
-            Fraction(privacy.statistic_multiplier)
-            if weighting.needs_statistic
-            else None
-        ),
-    )
+    _check_draws(privacy, sizes)
+    noise = _noise(privacy, with_statistic=weighting.needs_statistic)
     return Plan(
         unit=privacy.unit,
-        max_prompts_per_unit=1,
+        max_prompts_per_unit=privacy.prompts_per_unit,
         trust=privacy.trust,
         epsilon=_decimal(privacy.epsilon),
         delta=_decimal(privacy.delta),
@@ -80,7 +72,7 @@ def register(config: RunConfig, sizes: Mapping[str, int], dimension: int) -> Pla
         inner_steps=1,
         clip_norm=Fraction(privacy.clip_norm),
         norm_bound=NORM_BOUND,
-        noise_variance=noise.total_variance,
+        noise_variance=noise.gradient_variance,
         statistic_norm_bound=noise.statistic_norm_bound,
         statistic_variance=noise.statistic_variance,
         modulus_bits=MODULUS_BITS,
@@ -92,6 +84,56 @@ def register(config: RunConfig, sizes: Mapping[str, int], dimension: int) -> Pla
         ),
         weighting=weighting,
         recipe=recipe_digest(config),
+    )
+
+
+def _check_draws(privacy: PrivacySection, sizes: Mapping[str, int]) -> None:
+    """Refuse a rate at which a client would mostly draw nothing and be charged for it.
+
+    Raises:
+        ConfigurationError: a client would draw less than one unit a round on average.
+    """
+    for name, size in sorted(sizes.items()):
+        expected = float(privacy.sampling_rate) * size
+        if expected < 1:
+            better = min(1.0, _SENSIBLE_BATCH / size)
+            raise ConfigurationError(
+                f"Client {name} would draw {expected:.2g} of its {size} units a round "
+                "on average: most rounds would be charged for noise alone.",
+                f"Raise [privacy] sampling_rate: {better:.2g} draws "
+                f"{better * size:.0f} units a round.",
+            )
+
+
+# Units a round of which a client begins to learn more than noise.
+_SENSIBLE_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Noise:
+    """What a plan registers of its noise, as `Plan` names it."""
+
+    gradient_variance: int
+    statistic_variance: int
+    statistic_norm_bound: int
+
+
+def _noise(privacy: PrivacySection, *, with_statistic: bool) -> _Noise:
+    """The noise that a target asks for; none where epsilon is infinite."""
+    if privacy.epsilon.is_infinite():
+        return _Noise(0, 0, STATISTIC_NORM_BOUND if with_statistic else 0)
+    found = calibrate(
+        epsilon=float(privacy.epsilon),
+        delta=float(privacy.delta),
+        sampling_rate=Fraction(privacy.sampling_rate),
+        rounds=privacy.rounds,
+        norm_bound=NORM_BOUND,
+        statistic_multiplier=(
+            Fraction(privacy.statistic_multiplier) if with_statistic else None
+        ),
+    )
+    return _Noise(
+        found.total_variance, found.statistic_variance, found.statistic_norm_bound
     )
 
 
@@ -134,6 +176,8 @@ def base_fingerprint(base: str) -> str:
 
 def _decimal(value: Decimal) -> str:
     """The one text of a decimal: no exponent, no trailing zeros."""
+    if value.is_infinite():
+        return NO_PROMISE
     return format(value.normalize(), "f")
 
 

@@ -164,14 +164,16 @@ class Contribution:
         Raises:
             PlanMismatchError: the plan has no statistic.
         """
-        if self._plan.statistic_variance == 0:
+        if not self._plan.weighting.needs_statistic:
             msg = "the plan has no statistic, so none may be released"
             raise PlanMismatchError(msg)
         self._advance(_Stage.DRAWN, _Stage.MEASURED)
         return noised_mean(
             rewards,
             norm_bound=self._plan.statistic_norm_bound,
-            variance=self._plan.statistic_variance,
+            variance=(
+                self._plan.statistic_variance if self._plan.promises_privacy else None
+            ),
             expected_batch=self._plan.expected_batch(self._name),
             stream=self._stream,
         )
@@ -188,7 +190,8 @@ class Contribution:
                 sensitivity above what the noise was made for.
         """
         check_weight(weight)
-        before = _Stage.MEASURED if self._plan.statistic_variance else _Stage.DRAWN
+        measured = self._plan.weighting.needs_statistic
+        before = _Stage.MEASURED if measured else _Stage.DRAWN
         self._advance(before, _Stage.WEIGHED)
         self._weight = weight
 
@@ -226,6 +229,7 @@ class Contribution:
         """Add this client's noise share, commit, and hand the vector out.
 
         The noise is the same whatever the weight and however few units were drawn.
+        There is none where the plan promises nothing and every charge is infinite.
 
         Returns:
             The vector for secure aggregation, and the 32 secret bytes that open the
@@ -233,9 +237,10 @@ class Contribution:
         """
         self._advance(_Stage.WEIGHED, _Stage.SEALED)
         plan = self._plan
-        self._total += discrete_gaussian(
-            self._stream, plan.noise_share_variance, plan.dimension
-        )
+        if plan.promises_privacy:
+            self._total += discrete_gaussian(
+                self._stream, plan.noise_share_variance, plan.dimension
+            )
         share = weight_coordinate(self._weight, plan.batch_share(self._name))
         whole = np.append(self._total, np.int64(share))
         residues = to_residues(whole, plan.modulus_bits)

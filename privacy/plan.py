@@ -35,6 +35,9 @@ MAX_CLIENTS = 200
 # Up to here every product of the sampler is exact in int64.
 MAX_NOISE_VARIANCE = 2**52
 
+# The target of a plan that promises nothing: no noise, and a price to match.
+NO_PROMISE = "infinity"
+
 # Ledgers record epsilon rounded up to this many decimals.
 EPSILON_DECIMALS = 6
 
@@ -93,16 +96,19 @@ class Plan:
         unit: what the guarantee protects; "prompt" is the distinct prompt.
         max_prompts_per_unit: how many prompts of one unit may count.
         trust: "distributed": the sum of the clients' noise shares protects.
-        epsilon: target, decimal text.
+        epsilon: target, decimal text; "infinity" for a baseline that adds no noise
+            and promises nothing.
         delta: target, decimal text.
         rounds: rounds registered; every one of them is charged when it begins.
         sampling_rate: Poisson probability q that a unit is drawn in a round.
         inner_steps: gradient steps on one draw.
         clip_norm: C, gradient units.
         norm_bound: D, grid steps; the grid has D / C steps per gradient unit.
-        noise_variance: variance of the noise in the sum, grid steps squared.
-        statistic_norm_bound: the same bound for the reward statistic.
-        statistic_variance: its noise variance; 0 means that there is no statistic.
+        noise_variance: variance of the noise in the sum, grid steps squared; 0 only
+            where epsilon is "infinity".
+        statistic_norm_bound: the same bound for the reward statistic; 0 means that
+            there is no statistic.
+        statistic_variance: its noise variance; 0 without a statistic or a promise.
         modulus_bits: residues are modulo two to this power.
         dimension: d, trained numbers.
         min_survivors: fewer than these, and the round is not opened.
@@ -149,6 +155,16 @@ class Plan:
         self._check_delta()
         self._check_noise()
         self._check_modulus()
+
+    @property
+    def promises_privacy(self) -> bool:
+        """Whether the plan states a finite epsilon, and so has noise.
+
+        Guarantee:
+            It is true of every plan but one whose epsilon is "infinity", whose every
+            charge a ledger prices at infinity.
+        """
+        return self.epsilon != NO_PROMISE
 
     @property
     def scale(self) -> Fraction:
@@ -301,12 +317,14 @@ class Plan:
         )
         for text, name in ((self.epsilon, "epsilon"), (self.delta, "delta")):
             _require(
-                _DECIMAL.fullmatch(text) is not None and float(text) > 0,
+                (_DECIMAL.fullmatch(text) is not None and float(text) > 0)
+                or (name == "epsilon" and text == NO_PROMISE),
                 f"{name} must be a decimal above 0",
             )
         _require(
             len(self.epsilon.partition(".")[2]) <= EPSILON_DECIMALS,
-            f"epsilon may have {EPSILON_DECIMALS} decimals: ledgers record no more",
+            f"epsilon has more decimals than ledgers record; give at most "
+            f"{EPSILON_DECIMALS}",
         )
         _require(
             _DIGEST.fullmatch(self.recipe) is not None, "recipe must be a hex SHA-256"
@@ -322,7 +340,11 @@ class Plan:
             weighting.gain in {"relative", "zscore", "logit"},
             f"aggregation gain {weighting.gain!r} is not relative, zscore or logit",
         )
-        _require(weighting.temperature != 0, "aggregation temperature must not be 0")
+        _require(
+            weighting.temperature != 0,
+            "aggregation temperature is 0; use one above it, or one below it to favour "
+            "clients that fall behind",
+        )
         _require(0 <= weighting.baseline_decay < 1, "baseline_decay must be in [0, 1)")
         _require(weighting.max_weight_ratio >= 1, "max_weight_ratio must be >= 1")
 
@@ -330,16 +352,21 @@ class Plan:
         largest = max(client.units for client in self.clients)
         _require(
             Fraction(self.delta) <= Fraction(1, 10 * largest),
-            f"delta = {self.delta} is too large for {largest} units: a mechanism that "
-            "publishes one unit outright could pass; use at most 1/(10 N)",
+            f"delta = {self.delta} is too large for {largest} units, since a mechanism "
+            "that publishes one unit outright could pass; use at most 1/(10 N), for "
+            f"example 1e-{len(str(10 * largest - 1))}",
         )
 
     def _check_noise(self) -> None:
         _require(
             self.honest_shares >= 1,
-            "min_survivors must exceed colluders and be at least 2: a client knows "
-            "its own noise, so that one share never protects",
+            f"min_survivors = {self.min_survivors} with colluders = {self.colluders} "
+            "leaves no honest noise share, since a client knows its own; raise "
+            "min_survivors above colluders, and to 2 or more",
         )
+        if not self.promises_privacy:
+            self._check_no_noise()
+            return
         _require(
             self.noise_share_variance >= MIN_NOISE_SHARE_STD**2,
             "the noise share is narrower than 4 grid steps: raise norm_bound",
@@ -361,6 +388,17 @@ class Plan:
                 "only rule 'fgrpo' releases a statistic",
             )
 
+    def _check_no_noise(self) -> None:
+        """A plan without a promise has no noise at all, rather than a little."""
+        _require(
+            self.noise_variance == 0 and self.statistic_variance == 0,
+            "a plan with epsilon 'infinity' has no noise",
+        )
+        _require(
+            (self.statistic_norm_bound >= 1) == self.weighting.needs_statistic,
+            "only rule 'fgrpo' has a statistic, and it needs one",
+        )
+
     def _check_modulus(self) -> None:
         _require(
             1 <= self.modulus_bits <= MAX_MODULUS_BITS, "modulus_bits must be 1 to 32"
@@ -370,7 +408,7 @@ class Plan:
             level < 2 ** (self.modulus_bits - 1),
             f"the sum can wrap: it may reach {level} of the "
             f"{2 ** (self.modulus_bits - 1)} that {self.modulus_bits} bits hold; "
-            "lower norm_bound or the sampling rate",
+            "lower the sampling rate or norm_bound",
         )
 
 
@@ -382,26 +420,39 @@ def check_cohort(names: list[str], *, min_survivors: int, colluders: int) -> Non
             unique or not plain, or a threshold that cannot be met.
     """
     count = len(names)
-    _require(count >= MIN_CLIENTS, "secure aggregation needs at least 3 clients")
+    _require(
+        count >= MIN_CLIENTS,
+        f"{count} clients, and secure aggregation needs {MIN_CLIENTS}: with two, each "
+        "knows the other's part of the sum; add clients",
+    )
     _require(
         count <= MAX_CLIENTS,
         f"{count} clients: one cohort holds at most 200, where every bound is exact; "
         "use several cohorts",
     )
-    _require(names == sorted(set(names)), "clients must be sorted and distinct")
+    _require(
+        len(set(names)) == count, "two clients have one name; give each its own"
+    )
+    _require(names == sorted(names), "clients must be sorted")
     for name in names:
         _require(
             _NAME.fullmatch(name) is not None and name != SERVER,
-            "a client's name has letters, digits and ._- only, and is not 'server'",
+            "a client's name has letters, digits and ._- only, begins with one of the "
+            f"first two, and is not 'server'; rename {name!r}",
         )
-    _require(0 <= colluders < count, "colluders must be below the number of clients")
     _require(
-        min_survivors <= count, f"min_survivors is {min_survivors} of {count} clients"
+        0 <= colluders < count,
+        f"colluders is {colluders} of {count} clients; set it to at most {count - 1}",
+    )
+    _require(
+        min_survivors <= count,
+        f"min_survivors is {min_survivors} of {count} clients; set it to at most "
+        f"{count}",
     )
     _require(
         threshold(count, colluders) <= count,
-        f"{count} clients with {colluders} colluders have no threshold: "
-        "2t > n + colluders needs t > n",
+        f"{count} clients with {colluders} colluders have no threshold t: "
+        f"2t > n + colluders needs t > n; set colluders to at most {count - 1}",
     )
 
 

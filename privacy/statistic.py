@@ -18,7 +18,7 @@ def noised_mean(
     values: Iterable[float | None],
     *,
     norm_bound: int,
-    variance: int,
+    variance: int | None,
     expected_batch: Fraction,
     stream: RandomStream,
 ) -> float:
@@ -32,7 +32,8 @@ def noised_mean(
         values: one for each drawn unit, centred, in [-1, 1]; what lies outside is
             clipped, None and NaN are 0.
         norm_bound: grid steps that stand for 1.
-        variance: of the noise, grid steps squared, 1 to 2**52.
+        variance: of the noise, grid steps squared, 1 to 2**52; None in a plan that
+            promises nothing, and nowhere else.
         expected_batch: sampling rate times the registered number of units, positive.
         stream: fresh, secret randomness.
 
@@ -49,7 +50,8 @@ def noised_mean(
         msg = "the norm bound and the expected batch must be positive"
         raise ValueError(msg)
     total = sum(_to_grid(value, norm_bound) for value in values)
-    total += int(discrete_gaussian(stream, variance, 1)[0])
+    if variance is not None:
+        total += int(discrete_gaussian(stream, variance, 1)[0])
     return float(Fraction(total) / (norm_bound * expected_batch))
 
 

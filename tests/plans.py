@@ -9,6 +9,8 @@ NAMES = ("alpha", "beta", "gamma", "omega")
 FGRPO = Weighting("fgrpo", "relative", Fraction(1), Fraction(4, 5), Fraction(3))
 UNIFORM = Weighting("uniform", "relative", Fraction(1), Fraction(4, 5), Fraction(3))
 SIZE = Weighting("size", "relative", Fraction(1), Fraction(4, 5), Fraction(3))
+# A plan that adds no noise must say that it promises nothing.
+NO_PROMISE = {"epsilon": "infinity", "noise_variance": 0, "statistic_variance": 0}
 NO_STATISTIC = {"statistic_norm_bound": 0, "statistic_variance": 0}
 
 

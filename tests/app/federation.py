@@ -96,10 +96,13 @@ class Federation:
         folder: empty.
         units: how many units each client keeps of its file.
         edits: by client, a function of its rows that gives the rows it has instead.
+        overrides: of the configuration, as on the command line.
         **settings: as `write_config` takes them.
     """
 
-    def __init__(self, folder, *, units=6, names=NAMES, edits=None, **settings):
+    def __init__(
+        self, folder, *, units=6, names=NAMES, edits=None, overrides=(), **settings
+    ):
         merged = {section: dict(values) for section, values in SMALL.items()}
         for section, values in ({**ALL_DRAWN, **settings}).items():
             if isinstance(values, dict):
@@ -114,7 +117,7 @@ class Federation:
                 lambda rows, edit=edit: edit(rows[:units]),
             )
         torch.set_num_threads(1)
-        self.config, _ = load_config(str(path))
+        self.config, _ = load_config(str(path), overrides)
         self.plan, self.policy = make_plan(self.config)
         self.root = folder / "run"
         for place in ("", "ledger", "keys"):

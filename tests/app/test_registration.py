@@ -121,6 +121,16 @@ def test_rules_without_a_statistic_register_none():
     assert plan.statistic_variance == plan.statistic_norm_bound == 0
 
 
+@pytest.mark.parametrize("rule", ["fgrpo", "uniform"])
+def test_an_infinite_epsilon_registers_no_noise_and_has_no_price(rule):
+    found = registered("privacy.epsilon=inf", f'aggregation.rule="{rule}"')
+    assert (found.epsilon, found.promises_privacy) == ("infinity", False)
+    assert (found.noise_variance, found.statistic_variance) == (0, 0)
+    assert (found.statistic_norm_bound > 0) == (rule == "fgrpo")
+    event, delta = registered_event(found), Decimal(found.delta)
+    assert claimed_epsilon(spend_of(((event, 1),), delta, 1)).is_infinite()
+
+
 def test_less_epsilon_means_more_noise(plan):
     assert registered("privacy.epsilon=4").noise_variance > plan.noise_variance
 

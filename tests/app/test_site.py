@@ -28,7 +28,7 @@ from privacy.ledger import (
 from privacy.plan import SERVER, ClientTerms, Plan
 from privacy.wire import canonical_json, parse_canonical_json
 from tests.end_to_end.program import NAMES, UNITS, records, write_config
-from tests.plans import Counter, make_plan
+from tests.plans import Counter, NO_PROMISE, make_plan
 
 NAME = "sums"
 FIRST, SECOND = bytes(range(16)), bytes(range(16, 32))
@@ -182,6 +182,15 @@ def test_a_second_run_at_another_delta_is_priced_at_the_delta_of_the_first(sites
     with pytest.raises(BudgetExceededError):
         sites.open(loose, capped(between), run=SECOND, folder="second")
     assert len(sites.opened()) == 1
+
+
+def test_no_cap_of_a_client_allows_a_plan_that_promises_nothing(sites):
+    plan = plan_of(**NO_PROMISE)
+    with pytest.raises(BudgetExceededError):
+        sites.open(plan, "privacy.epsilon=inf", capped(10**9))
+    # Where its operator states an infinite epsilon and no cap, the ledger says so.
+    sites.open(plan, "privacy.epsilon=inf")
+    assert sites.opened()[0]["cap_epsilon"] == "infinity"
 
 
 def test_without_a_cap_of_its_own_a_client_takes_the_epsilon_it_configured(sites):

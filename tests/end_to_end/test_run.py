@@ -26,9 +26,11 @@ from tests.end_to_end.program import (
     RIGHT,
     UNITS,
     WRONG,
+    Program,
     kinds,
     records,
     secret,
+    write_config,
 )
 
 # What is made for others to see. The resolved configuration holds paths only.
@@ -45,6 +47,27 @@ def public_files(output):
 
 def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
+
+
+# A run that promises nothing.
+
+
+def test_a_run_without_noise_says_so_everywhere_and_verifies(tmp_path, capsys):
+    privacy = {"epsilon": float("inf"), "rounds": 1}
+    config, output = write_config(tmp_path, privacy=privacy), tmp_path / "out"
+    program = Program(tmp_path, "run", config, "--output", output, "--json")
+    assert program.wait() == 0, program.stderr
+    assert "NO PRIVACY" in program.stderr
+    summary = json.loads(program.stdout.splitlines()[-1])
+    stated = [summary["epsilon"], summary["target_epsilon"]]
+    stated += [client["epsilon"] for client in summary["clients"]]
+    assert set(stated) == {"infinity"}
+    assert main(["ledger", "verify", str(output)]) == 0
+    assert "Infinity" in capsys.readouterr().out
+    # A summary that claims a number for it does not verify.
+    path = output / "summary.json"
+    path.write_text(path.read_text("utf-8").replace('"infinity"', "8.0", 1))
+    assert main(["ledger", "verify", str(output)]) == 1
 
 
 # The summary and what is printed.

@@ -34,7 +34,14 @@ from privacy.ledger import (
 from privacy.plan import SERVER, WEIGHT_ONE, ClientTerms
 from privacy.randomness import system_entropy
 from privacy.vectors import NoisedVector, from_residues
-from tests.plans import NAMES, NO_STATISTIC, UNIFORM, Counter, make_plan
+from tests.plans import (
+    NAMES,
+    NO_PROMISE,
+    NO_STATISTIC,
+    UNIFORM,
+    Counter,
+    make_plan,
+)
 from tests.privacy.ledger.synthetic import payloads
 
 UNITS = [f"unit-{number}" for number in range(40)]
@@ -400,6 +407,37 @@ def test_a_weight_outside_its_range_is_refused_before_anything_is_added(site, we
     with pytest.raises(ValueError, match="weight"):
         begun.weigh(weight)
     begun.weigh(WEIGHT_ONE)
+
+
+# A plan that promises nothing.
+
+
+def test_without_a_promise_the_vector_is_the_plain_sum_and_the_charge_infinite(site):
+    one = site(**(EVERYTHING | NO_PROMISE), cap="Infinity")
+    gradients = {unit: np.full(6, 0.01) for unit in UNITS[:3]}
+    vector, _ = sealed(one.begin(Counter()), gradients)
+    steps = 3 * round(0.01 * 1024 / 0.1)
+    assert integers(vector).tolist() == [steps] * 6 + [WEIGHT_ONE]
+    (intent,) = [r for r in payloads(one.path) if r["kind"] == "intent"]
+    for total in (intent["spend"], intent["lifetime"]):
+        assert (total["epsilon_pld"], total["epsilon_rdp"]) == ("infinity", "infinity")
+
+
+def test_without_a_promise_the_statistic_is_exact(site):
+    one = site(**NO_PROMISE, cap="Infinity")
+    begun = one.begin(Counter())
+    begun.draw(UNITS)
+    assert begun.noised_mean([1.0, 0.5]) == pytest.approx(1.5 / 4, abs=1e-4)
+
+
+def test_no_finite_cap_allows_a_round_without_a_promise(site):
+    one = site(**(EVERYTHING | NO_PROMISE), cap="1000000000")
+    entropy = Counter()
+    one.join()
+    with pytest.raises(BudgetExceededError):
+        one.charge(entropy)
+    assert one.records() == ["opened", "joined"]
+    assert entropy.calls == 0
 
 
 # What is in the vector.

@@ -21,7 +21,7 @@ from privacy.plan import (
     wrap_level,
 )
 from privacy.wire import canonical_json, parse_canonical_json
-from tests.plans import NAMES, NO_STATISTIC, UNIFORM, make_plan
+from tests.plans import NAMES, NO_PROMISE, NO_STATISTIC, UNIFORM, make_plan
 
 # Written down by hand, not by `to_json`: RFC 8785 sorts keys and takes no spaces.
 KNOWN_JSON = (
@@ -260,6 +260,15 @@ REFUSED = {
     },
     "a noise share narrower than 4": {"noise_variance": 30},
     "no noise": {"noise_variance": 0},
+    "no noise under any finite epsilon": {**NO_PROMISE, "epsilon": "1000000000"},
+    "noise without a promise": {**NO_PROMISE, "noise_variance": 2**22},
+    "a noised statistic without a promise": {**NO_PROMISE, "statistic_variance": 99},
+    "fgrpo without a promise or a statistic": {**NO_PROMISE, **NO_STATISTIC},
+    "uniform without a promise but with a statistic": {
+        **NO_PROMISE,
+        "weighting": UNIFORM,
+    },
+    "an infinite delta": {"delta": "infinity"},
     "negative noise": {"noise_variance": -(2**22)},
     "fgrpo without a statistic": NO_STATISTIC,
     "fgrpo with a statistic of too little noise": {"statistic_variance": 15},
@@ -294,11 +303,19 @@ def test_a_plan_refuses(changes):
         {"min_survivors": 4},
         {"min_survivors": 2, "colluders": 0},
         {"min_survivors": 2, "colluders": 1},
+        NO_PROMISE,
+        {**NO_PROMISE, **NO_STATISTIC, "weighting": UNIFORM},
         {"clients": cohort(*[40] * 200), "min_survivors": 200, "colluders": 198},
     ],
 )
 def test_a_plan_accepts_the_ends_of_its_ranges(changes):
     assert make_plan(**changes).digest
+
+
+def test_a_plan_promises_privacy_unless_its_epsilon_is_infinite():
+    assert make_plan().promises_privacy
+    assert make_plan(epsilon="0.000001").promises_privacy
+    assert not make_plan(**NO_PROMISE).promises_privacy
 
 
 def test_delta_is_held_against_the_largest_client():
