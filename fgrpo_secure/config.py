@@ -25,8 +25,13 @@ from pydantic import (
 )
 
 from fgrpo_secure.errors import ConfigurationError
+from fgrpo_secure.explanations import explain
 
 EMBEDDED = "tiny"
+# `base = "embedded:tiny"` names a model that ships with the package, from any folder.
+EMBEDDED_PREFIX = "embedded:"
+# The one unit that is no column's name: each distinct prompt.
+PROMPT = "prompt"
 
 
 class _Section(BaseModel):
@@ -38,15 +43,24 @@ class _Section(BaseModel):
         """A text that looks like a number is no number, and `true` is not 1."""
         if isinstance(values, Mapping):
             for name, value in values.items():
-                field = cls.model_fields.get(name)
-                wanted = set() if field is None else _leaf_types(field.annotation)
+                if name not in cls.model_fields:
+                    # That it is unknown is said by pydantic.
+                    continue
+                wanted = _leaf_types(cls.model_fields[name].annotation)
                 for leaf in _leaves(value):
                     text, truth = isinstance(leaf, str), isinstance(leaf, bool)
                     if (text and str not in wanted) or truth != (wanted == {bool}):
                         kind = (
                             "text" if text else "true or false" if truth else "a number"
                         )
-                        msg = f"{name} is {kind}, which it cannot be"
+                        fix = (
+                            "write true or false, without quotes"
+                            if wanted == {bool}
+                            else "write a number, without quotes"
+                            if str not in wanted
+                            else "write text in quotes"
+                        )
+                        msg = f"{name} is {kind}, which it cannot be; {fix}"
                         raise ValueError(msg)
         return values
 
@@ -91,11 +105,19 @@ Positive = Annotated[Decimal, Field(gt=0)]
 
 
 class PrivacySection(_Section):
-    """What is promised; every key is required."""
+    """What is promised; every key that the unit needs is required."""
 
-    unit: str = Field(description="what is protected: 'prompt'")
+    unit: Annotated[str, Field(min_length=1)] = Field(
+        description="what is protected: 'prompt', or a column that says whose a row is"
+    )
+    max_prompts_per_unit: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="most prompts that count of one unit; required with a column",
+    )
     trust: str = Field(description="'distributed'")
-    epsilon: Positive = Field(description="target epsilon of the whole run")
+    epsilon: Annotated[Decimal, Field(gt=0, allow_inf_nan=True)] = Field(
+        description="target epsilon of the whole run; inf promises nothing"
+    )
     delta: Positive = Field(description="target delta of the whole run")
     rounds: Annotated[int, Field(ge=1)] = Field(description="rounds to register")
     sampling_rate: Annotated[Decimal, Field(gt=0, le=1)] = Field(
@@ -105,6 +127,28 @@ class PrivacySection(_Section):
     statistic_multiplier: Positive = Field(
         description="noise multiplier of the reward statistic (rule 'fgrpo' only)"
     )
+
+    @model_validator(mode="after")
+    def _prompts_are_bounded(self) -> PrivacySection:
+        bound = self.max_prompts_per_unit
+        if self.unit == PROMPT and bound not in {None, 1}:
+            msg = (
+                "max_prompts_per_unit is more than 1 and the unit is one prompt; take "
+                "it out, or name a column as the unit"
+            )
+            raise ValueError(msg)
+        if self.unit != PROMPT and bound is None:
+            msg = (
+                f"max_prompts_per_unit is missing; state how many prompts of one "
+                f"{self.unit!r} may count"
+            )
+            raise ValueError(msg)
+        return self
+
+    @property
+    def prompts_per_unit(self) -> int:
+        """Most prompts that count of one unit."""
+        return self.max_prompts_per_unit or 1
 
 
 class FederationSection(_Section):
@@ -140,14 +184,24 @@ class ClientSection(_Section):
     def _lengths_agree(self) -> ClientSection:
         count = len(self.reward)
         if len(self.reward_range) != count:
-            msg = f"client {self.name!r}: {count} rewards need {count} reward ranges"
+            msg = (
+                f"{count} in reward and {len(self.reward_range)} in reward_range; "
+                "give each reward its own [low, high], in the same order"
+            )
             raise ValueError(msg)
         if self.reward_weights is not None and len(self.reward_weights) != count:
-            msg = f"client {self.name!r}: {count} rewards need {count} reward_weights"
+            msg = (
+                f"{count} in reward and {len(self.reward_weights)} in reward_weights; "
+                "give each reward one weight, in the same order"
+            )
             raise ValueError(msg)
         for low, high in self.reward_range:
             if not low < high:
-                msg = f"client {self.name!r}: a reward_range needs low < high"
+                msg = (
+                    f"the reward_range [{low:g}, {high:g}] is empty; write the least "
+                    "and then the greatest value that the reward can give, such as "
+                    "[0.0, 1.0]"
+                )
                 raise ValueError(msg)
         return self
 
@@ -246,18 +300,49 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> tuple[RunConfig, 
     """
     path = _locate(source)
     try:
-        tree = tomllib.loads(path.read_text("utf-8"), parse_float=Decimal)
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise ConfigurationError(
+            f"{source} is not UTF-8 text.", "Save it as UTF-8, as TOML asks."
+        ) from None
+    folder = path.resolve().parent
+    return parse_config(text, folder, source, overrides), path.stem
+
+
+def parse_config(
+    text: str, folder: Path, source: str, overrides: Sequence[str] = ()
+) -> RunConfig:
+    """Read a configuration from text.
+
+    Args:
+        text: TOML.
+        folder: what its paths resolve from.
+        source: what errors call it.
+        overrides: as `load_config` takes them.
+
+    Raises:
+        ConfigurationError: as `load_config` raises it.
+    """
+    try:
+        tree = tomllib.loads(text, parse_float=Decimal)
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(
-            f"{source} is not valid TOML: {error}", "correct that line"
+            f"{source} is not valid TOML: {error}.",
+            "Correct that line: text stands in quotes, a section in [brackets], a "
+            "client in [[client]].",
         ) from None
+    _check_shape(source, tree)
     for override in overrides:
         _override(tree, override)
     try:
         config = RunConfig.model_validate(tree)
     except ValidationError as error:
-        raise _explain(source, error) from None
-    return _resolve(config, path.resolve().parent), path.stem
+        known = {
+            name: _section_keys(field.annotation)
+            for name, field in RunConfig.model_fields.items()
+        }
+        raise explain(source, tree, error, known) from None
+    return _resolve(config, folder)
 
 
 def _locate(source: str) -> Path:
@@ -268,9 +353,30 @@ def _locate(source: str) -> Path:
     if "/" not in source and embedded.is_file():
         return embedded
     raise ConfigurationError(
-        f"there is no configuration file {source}",
-        f"give the path of a TOML file, or '{EMBEDDED}' for the embedded default",
+        f"There is no configuration file {source}.",
+        f"Give the path of a TOML file, or '{EMBEDDED}' for the embedded default; "
+        "`fgrpo init DIR` writes one to start from.",
     )
+
+
+def _check_shape(source: str, tree: Mapping[str, Any]) -> None:
+    """Tell brackets that were mixed up before anything looks inside a section.
+
+    Raises:
+        ConfigurationError: a section is no table, or the clients are no list of them.
+    """
+    for name in RunConfig.model_fields.keys() & tree.keys():
+        value = tree[name]
+        if name == "client":
+            right = isinstance(value, list) and all(isinstance(c, dict) for c in value)
+            written = "[[client]], in double brackets, once for each"
+        else:
+            right, written = isinstance(value, dict), f"[{name}], in single brackets"
+        if not right:
+            raise ConfigurationError(
+                f"{source}: {name} is written in another way than it is read.",
+                f"Write {written}.",
+            )
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
@@ -278,8 +384,8 @@ def _override(tree: dict[str, Any], override: str) -> None:
     steps = key.strip().split(".")
     if not separator or len(steps) < 2:
         raise ConfigurationError(
-            f"--set {override} is not section.key=value",
-            "write for example --set privacy.rounds=5",
+            f"--set {override} is not section.key=value.",
+            "Write for example --set privacy.rounds=5.",
         )
     try:
         value = tomllib.loads(f"value = {text}", parse_float=Decimal)["value"]
@@ -292,35 +398,24 @@ def _override(tree: dict[str, Any], override: str) -> None:
         clients = [c for c in tree.get("client", []) if c.get("name") == name]
         if not clients:
             raise ConfigurationError(
-                f"--set {override}: no client of that name",
-                "write client.NAME.key=value with a NAME of the configuration",
+                f"--set {override}: there is no client of that name.",
+                "Write client.NAME.key=value with a NAME of the configuration.",
             )
         clients[0][last] = value
         return
     if len(rest) != 1:
         raise ConfigurationError(
-            f"--set {override} is not section.key=value",
-            "write for example --set privacy.rounds=5",
+            f"--set {override} is not section.key=value.",
+            "Write for example --set privacy.rounds=5.",
         )
     tree.setdefault(section, {})[rest[0]] = value
 
 
-def _explain(source: str, error: ValidationError) -> ConfigurationError:
-    lines = []
-    for problem in error.errors():
-        where = ".".join(str(step) for step in problem["loc"]) or "the file"
-        kind = problem["type"]
-        if kind == "extra_forbidden":
-            lines.append(f"{where} is not a known key")
-        elif kind == "missing":
-            lines.append(f"{where} is missing, and has no default")
-        else:
-            reason = problem["msg"].removeprefix("Value error, ")
-            lines.append(f"{where}: {reason}")
-    return ConfigurationError(
-        f"{source}: " + "; ".join(lines),
-        "correct these keys; docs/configuration.md lists them all",
-    )
+def _section_keys(annotation: Any) -> tuple[str, ...]:  # noqa: ANN401
+    """The keys of a section, or of the tables in a list of them."""
+    kinds = [annotation, *get_args(annotation)]
+    section = next(kind for kind in kinds if hasattr(kind, "model_fields"))
+    return tuple(section.model_fields)
 
 
 def _resolve(config: RunConfig, folder: Path) -> RunConfig:
@@ -335,7 +430,7 @@ def _resolve(config: RunConfig, folder: Path) -> RunConfig:
         )
         for client in sorted(config.client, key=lambda client: client.name)
     )
-    model = config.model.model_copy(update={"base": _path(config.model.base, folder)})
+    model = config.model.model_copy(update={"base": _base(config.model.base, folder)})
     machine = config.machine
     if machine.state is not None:
         state = str((folder / machine.state).resolve())
@@ -343,6 +438,21 @@ def _resolve(config: RunConfig, folder: Path) -> RunConfig:
     return config.model_copy(
         update={"client": clients, "model": model, "machine": machine}
     )
+
+
+def _base(value: str, folder: Path) -> str:
+    """The directory of a base model; a name that is none stays a hub name."""
+    if not value.startswith(EMBEDDED_PREFIX):
+        return _path(value, folder)
+    name = value.removeprefix(EMBEDDED_PREFIX)
+    found = Path(str(resources.files("fgrpo_secure") / "assets" / name))
+    if "/" in name or not (found / "config.json").is_file():
+        raise ConfigurationError(
+            f"There is no embedded model '{name}'.",
+            f'Write base = "{EMBEDDED_PREFIX}{EMBEDDED}", or name a directory or a hub '
+            "model.",
+        )
+    return str(found)
 
 
 def _path(value: str, folder: Path) -> str:

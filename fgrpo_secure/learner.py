@@ -167,7 +167,7 @@ class Learner:
         return advance
 
     def _score(self, unit: str, groups: list[Group]) -> list[NDArray[np.float64]]:
-        """Rewards of one unit's groups, each shape (G,); NaN where one is missing."""
+        """Rewards of a unit's groups, one a prompt, shape (G,); NaN where missing."""
         examples = self._task.units[unit].examples
         return [
             score(self._task.rewards, example, group)
@@ -250,7 +250,10 @@ _BASELINE = "baseline.json"
 
 
 def _centred_mean(task: Task, values: Sequence[NDArray[np.float64]]) -> float:
-    """A unit's mean reward in [-1, 1]; 0 for a unit that failed."""
+    """A unit's mean reward over all its prompts, in [-1, 1]; 0 for one that failed.
+
+    One number a unit: a sum over its prompts would pass the bound of the statistic.
+    """
     flat = [task.rewards.centred(value).mean() for value in values]
     return float(np.mean(flat)) if flat else 0.0
 

@@ -249,7 +249,7 @@ def open_client_ledger(
         ledger.close()
         msg = (
             f"client {name!r}: this run would bring the data set's epsilon to "
-            f"{claimed_epsilon(needed)}, above its cap {cap}. Raise epsilon_cap in its "
+            f"{claimed_epsilon(needed)}, above its cap {cap}; raise epsilon_cap in its "
             "[[client]] table if its owner agrees, or run fewer rounds"
         )
         raise BudgetExceededError(msg)
@@ -298,6 +298,8 @@ def check_plan(plan: Plan, config: RunConfig) -> None:
         PlanMismatchError: a term of the guarantee differs.
     """
     stated = (
+        plan.unit,
+        plan.max_prompts_per_unit,
         Decimal(plan.epsilon),
         Decimal(plan.delta),
         plan.rounds,
@@ -307,6 +309,8 @@ def check_plan(plan: Plan, config: RunConfig) -> None:
         tuple(client.name for client in plan.clients),
     )
     accepted = (
+        config.privacy.unit,
+        config.privacy.prompts_per_unit,
         config.privacy.epsilon,
         config.privacy.delta,
         config.privacy.rounds,
@@ -316,7 +320,7 @@ def check_plan(plan: Plan, config: RunConfig) -> None:
         tuple(client.name for client in config.client),
     )
     if stated != accepted:
-        msg = "the plan has other terms than the configuration: see both again"
+        msg = "the plan has other terms than the configuration; see both again"
         raise PlanMismatchError(msg)
 
 

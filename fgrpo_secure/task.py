@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fgrpo_secure.config import ClientSection, RunConfig
+from fgrpo_secure.config import PROMPT, ClientSection, RunConfig
 from fgrpo_secure.errors import ConfigurationError, ModelError
 from fgrpo_secure.grpo.adapter import LoraSettings
-from fgrpo_secure.grpo.data import Example, Unit, load_examples, units
+from fgrpo_secure.grpo.data import Example, load_examples, source_name
 from fgrpo_secure.grpo.gradient import GradientSettings
 from fgrpo_secure.grpo.locality import verify_locality
 from fgrpo_secure.grpo.loss import LOSSES, LossSettings, check_settings
@@ -20,6 +20,7 @@ from fgrpo_secure.grpo.packing import Group
 from fgrpo_secure.grpo.policy import Policy, load_policy
 from fgrpo_secure.grpo.rewards import RewardSet, RewardSpec, load_rewards
 from fgrpo_secure.grpo.rollout import RolloutSettings
+from fgrpo_secure.grpo.units import Unit, units, units_by_column
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Task:
 
     Attributes:
         units: its privacy units, by id.
-        prompts: token ids of each unit's prompts.
+        prompts: token ids of each unit's prompts, in the order of its examples.
         rewards: what its completions earn.
         rollout: how completions are generated.
         gradient: how they are differentiated.
@@ -63,18 +64,21 @@ def load_run_policy(config: RunConfig) -> Policy:
 
 
 def load_units(config: RunConfig, client: ClientSection) -> dict[str, Unit]:
-    """A client's privacy units.
+    """A client's privacy units: distinct prompts, or the values of a column.
 
     Raises:
-        DataError: the data set cannot be read.
-        ConfigurationError: the unit is not one that is offered.
+        DataError: the data set cannot be read, or a row does not say whose it is.
     """
-    if config.privacy.unit != "prompt":
-        raise ConfigurationError(
-            f"[privacy] unit = '{config.privacy.unit}' is not offered yet.",
-            "Use 'prompt': each distinct prompt is one unit.",
-        )
-    return units(load_examples(client.data))
+    privacy = config.privacy
+    examples = load_examples(client.data)
+    if privacy.unit == PROMPT:
+        return units(examples)
+    return units_by_column(
+        examples,
+        privacy.unit,
+        max_prompts=privacy.prompts_per_unit,
+        name=source_name(client.data),
+    )
 
 
 def public_size(config: RunConfig, client: ClientSection) -> int:

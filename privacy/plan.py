@@ -299,6 +299,10 @@ class Plan:
         _require(self.unit != "", "unit must name what is protected")
         _require(self.max_prompts_per_unit >= 1, "max_prompts_per_unit must be >= 1")
         _require(
+            self.unit != "prompt" or self.max_prompts_per_unit == 1,
+            "with unit 'prompt' max_prompts_per_unit must be 1: a prompt is one unit",
+        )
+        _require(
             self.trust == "distributed",
             f"trust = {self.trust!r} is not offered yet; use 'distributed'",
         )
@@ -430,9 +434,7 @@ def check_cohort(names: list[str], *, min_survivors: int, colluders: int) -> Non
         f"{count} clients: one cohort holds at most 200, where every bound is exact; "
         "use several cohorts",
     )
-    _require(
-        len(set(names)) == count, "two clients have one name; give each its own"
-    )
+    _require(len(set(names)) == count, "two clients have one name; give each its own")
     _require(names == sorted(names), "clients must be sorted")
     for name in names:
         _require(

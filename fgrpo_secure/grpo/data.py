@@ -1,13 +1,12 @@
-"""Data sets: rows with a prompt and other columns, and the units they form.
+"""Data sets: rows with a prompt and other columns.
 
 Error texts name the file, the row and the column and never what stands there.
 """
 
 import csv
-import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from fgrpo_secure.errors import DataError
 from fgrpo_secure.grpo.packing import Message, Prompt
 
 _LONGEST_CELL = 2**31 - 1
-_UNIT_LABEL = b"fgrpo-secure unit v1\0"
 _RESERVED = frozenset({"prompts", "completions"})
 
 
@@ -34,19 +32,6 @@ class Example:
 
     prompt: Prompt
     columns: Mapping[str, object]
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """What the guarantee protects: here one distinct prompt.
-
-    Attributes:
-        id: A stable name made of the content, which never leaves its owner.
-        examples: The unit's rows.
-    """
-
-    id: str
-    examples: tuple[Example, ...]
 
 
 def load_examples(
@@ -70,13 +55,8 @@ def load_examples(
         DataError: The source cannot be read, is empty, lacks a column, or holds a
             prompt of a wrong type.
     """
-    path = Path(source)
-    if path.suffix in _READERS or path.exists():
-        rows = _file_rows(path)
-        name = path.name
-    else:
-        rows = _hub_rows(source)
-        name = source
+    name = source_name(source)
+    rows = _file_rows(Path(source)) if _is_file(source) else _hub_rows(source)
     if not rows:
         raise DataError(f"{name} holds no rows.", "Give a data set with rows.")
     for column in required_columns:
@@ -96,30 +76,14 @@ def load_examples(
     return [_example(row, name, number) for number, row in enumerate(rows, 1)]
 
 
-def units(examples: Iterable[Example]) -> dict[str, Unit]:
-    """The units of a data set: one for each distinct prompt, its first row kept.
-
-    Without this a prompt that occurs twice would be two units, and removing the record
-    behind it would change more than the guarantee speaks of.
-
-    Returns:
-        Units by id, in the order of their first rows.
-    """
-    found: dict[str, Unit] = {}
-    for example in examples:
-        name = unit_id(example.prompt)
-        found.setdefault(name, Unit(name, (example,)))
-    return found
+def source_name(source: str) -> str:
+    """What errors call a data set: a file without its folder, or the hub's name."""
+    return Path(source).name if _is_file(source) else source
 
 
-def unit_id(prompt: Prompt) -> str:
-    """SHA-256 of a prompt in canonical form, 64 hex digits; it stays with its owner."""
-    if isinstance(prompt, str):
-        form: list[object] = ["plain", prompt]
-    else:
-        form = ["chat", [[message["role"], message["content"]] for message in prompt]]
-    data = json.dumps(form, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(_UNIT_LABEL + data.encode("ascii")).hexdigest()
+def _is_file(source: str) -> bool:
+    path = Path(source)
+    return path.suffix in _READERS or path.exists()
 
 
 def _file_rows(path: Path) -> list[dict[str, object]]:

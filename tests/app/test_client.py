@@ -10,8 +10,8 @@ import torch
 from fgrpo_secure import client as client_module
 from fgrpo_secure import learner as learner_module
 from fgrpo_secure.errors import ModelError, StateError
-from fgrpo_secure.grpo.data import unit_id
 from fgrpo_secure.grpo.gradient import UnitGradients
+from fgrpo_secure.grpo.units import unit_id
 from privacy import contribution as door
 from privacy.contribution import Contribution
 from privacy.errors import MalformedMessageError, PrivacyError, ReplayError

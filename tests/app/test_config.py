@@ -152,7 +152,6 @@ WRONG = [
     'privacy.epsilon="8"',
     "privacy.epsilon=0",
     "privacy.epsilon=-1",
-    "privacy.epsilon=inf",
     "privacy.epsilon=nan",
     "privacy.epsilon=true",
     "privacy.delta=0",

@@ -28,7 +28,7 @@ from privacy.ledger import (
 from privacy.plan import SERVER, ClientTerms, Plan
 from privacy.wire import canonical_json, parse_canonical_json
 from tests.end_to_end.program import NAMES, UNITS, records, write_config
-from tests.plans import Counter, NO_PROMISE, make_plan
+from tests.plans import NO_PROMISE, Counter, make_plan
 
 NAME = "sums"
 FIRST, SECOND = bytes(range(16)), bytes(range(16, 32))

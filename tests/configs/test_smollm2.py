@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from fgrpo_secure.config import load_config
-from fgrpo_secure.grpo.data import load_examples, units
+from fgrpo_secure.grpo.data import load_examples
+from fgrpo_secure.grpo.units import units
 from fgrpo_secure.task import load_reward_set, load_run_policy
 
 CONFIGS = Path(__file__).parents[2] / "configs"

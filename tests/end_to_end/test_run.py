@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from fgrpo_secure.cli import main
 from fgrpo_secure.config import load_config
-from fgrpo_secure.grpo.data import unit_id
+from fgrpo_secure.grpo.units import unit_id
 from fgrpo_secure.terms import adapter_digest
 from privacy.crypto import SigningKey, VerifyKey
 from privacy.ledger import read_key_file

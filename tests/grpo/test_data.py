@@ -1,29 +1,11 @@
-import json
-from pathlib import Path
-
-import pyarrow
-import pyarrow.parquet
 import pytest
 
 from fgrpo_secure.errors import DataError
-from fgrpo_secure.grpo.data import load_examples, unit_id, units
+from fgrpo_secure.grpo.data import load_examples
+from tests.grpo.files import write
 
 ROWS = [{"prompt": "1+1=", "answer": "2"}, {"prompt": "2+2=", "answer": "4"}]
 CHAT = [{"role": "user", "content": "SECRET"}]
-
-
-def write(path: Path, rows):
-    match path.suffix:
-        case ".json":
-            path.write_text(json.dumps(rows))
-        case ".jsonl":
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        case ".csv":
-            lines = [",".join(rows[0]), *(",".join(r.values()) for r in rows)]
-            path.write_text("\n".join(lines) + "\n")
-        case ".parquet":
-            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    return str(path)
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv", ".parquet"])
@@ -148,28 +130,3 @@ def test_further_columns_can_be_required(tmp_path):
     source = write(tmp_path / "d.jsonl", ROWS)
     with pytest.raises(DataError, match="no column 'patient'"):
         load_examples(source, required_columns=("prompt", "patient"))
-
-
-def test_units_are_distinct_prompts_and_the_first_row_is_kept(tmp_path):
-    rows = [
-        {"prompt": "a", "answer": "1"},
-        {"prompt": "b", "answer": "2"},
-        {"prompt": "a", "answer": "3"},
-    ]
-    found = units(load_examples(write(tmp_path / "d.jsonl", rows)))
-    assert [unit.examples[0].columns["answer"] for unit in found.values()] == ["1", "2"]
-    assert all(len(unit.examples) == 1 for unit in found.values())
-    assert list(found) == [unit.id for unit in found.values()]
-    assert next(iter(found)) == unit_id("a")
-
-
-def test_a_unit_id_tells_plain_text_from_a_conversation():
-    chat = ({"role": "user", "content": "a"},)
-    turned = ({"content": "a", "role": "user"},)
-    ids = {unit_id("a"), unit_id(chat), unit_id('[["user","a"]]'), unit_id("\ud800")}
-    assert len(ids) == 4
-    assert unit_id(chat) == unit_id(turned)
-    # printf 'fgrpo-secure unit v1\0["plain","a"]' | sha256sum
-    assert unit_id("a") == (
-        "a3076be630ddbe87c4a0ca1f8ce27ee272f06f8f50dc476a828576ba4828c3f3"
-    )

@@ -92,7 +92,10 @@ def test_every_field_of_a_plan_is_tried_below():
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_the_digest_changes_with_every_field(name):
-    assert make_plan(**{name: CHANGES[name]}).digest != make_plan().digest
+    # With the prompt as the unit there is no bound to change.
+    column = {"unit": "visit_id"}
+    changed = make_plan(**(column | {name: CHANGES[name]}))
+    assert changed.digest != make_plan(**column).digest
 
 
 @pytest.mark.parametrize(
@@ -212,6 +215,7 @@ REFUSED = {
     "no honest share besides one's own": {"min_survivors": 1, "colluders": 1},
     "an empty unit": {"unit": ""},
     "no prompts of a unit": {"max_prompts_per_unit": 0},
+    "several prompts of one prompt": {"max_prompts_per_unit": 2},
     "local trust": {"trust": "local"},
     "unknown trust": {"trust": "none"},
     "no rounds": {"rounds": 0},
