@@ -32,6 +32,23 @@ class FgrpoError(Exception):
         return f"{self.what}\n{self.fix}"
 
 
+def said_by_kernel(error: Exception, otherwise: str) -> tuple[str, str]:
+    """What happened and what to do, of an error of the privacy kernel.
+
+    The kernel says both in one text, what to do after the last semicolon.
+
+    Args:
+        error: what it raised.
+        otherwise: what to do where its text does not say.
+    """
+    what, _, fix = str(error).rpartition("; ")
+    if not what:
+        what, fix = fix, otherwise
+    # What happened often begins with a key, whose letters stay as they are.
+    fix = f"{fix[:1].upper()}{fix[1:]}"
+    return f"{what.removesuffix('.')}.", f"{fix.removesuffix('.')}."
+
+
 class ConfigurationError(FgrpoError):
     """The configuration says something that cannot be done or must not be done."""
 

@@ -1,18 +1,89 @@
-"""A plan in words that a person can agree to."""
+"""A plan in words for a person who need not know differential privacy."""
 
 from __future__ import annotations
 
+import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
+from fgrpo_secure.config import PROMPT
+from privacy.contribution import registered_event
+from privacy.ledger import spend_of
 from privacy.plan import Plan
 
 _WIDTH = 78
 
+# One promise holds at every delta, each with an epsilon of its own, and a guess has to
+# respect them all. Beyond a half nothing is left to bound.
+_DELTAS = tuple(
+    Decimal(text)
+    for text in (
+        *("0.0001", "0.0003", "0.001", "0.003", "0.01", "0.02"),
+        *("0.03", "0.05", "0.1", "0.2", "0.35"),
+    )
+)
+
+# False alarms at which an attacker's success is stated: one in a hundred.
+FALSE_ALARMS = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """The most that anybody achieves who guesses whether one unit was there.
+
+    Attributes:
+        accuracy: right guesses where both are equally likely, 0.5 to 1.
+        found: share of the units that were there which are found, where FALSE_ALARMS
+            of those that were not are taken for there as well.
+    """
+
+    accuracy: float
+    found: float
+
+
+def attack_bound(points: Iterable[tuple[float, float]]) -> Attack:
+    """What (epsilon, delta) pairs that all hold leave to an attacker.
+
+    Args:
+        points: pairs of epsilon, at least 0, and delta; none leave everything.
+
+    Guarantee:
+        No test between the data with and without one unit does better.
+
+    Source: Kairouz, Oh and Viswanath, ICML 2015, theorem 2.1: with misses m and false
+    alarms f, m + exp(epsilon) f >= 1 - delta and f + exp(epsilon) m >= 1 - delta.
+    """
+    accuracy = found = 1.0
+    for epsilon, delta in points:
+        shrunk = math.exp(-epsilon)
+        accuracy = min(accuracy, 1 - (1 - delta) * shrunk / (1 + shrunk))
+        found = min(found, 1 - shrunk * (1 - delta - FALSE_ALARMS))
+        if epsilon < 100:
+            found = min(found, FALSE_ALARMS * math.exp(epsilon) + delta)
+    return Attack(accuracy, found)
+
+
+def attack_on(plan: Plan) -> Attack:
+    """What a plan's noise leaves to an attacker, by the accountant at several deltas.
+
+    This is tighter than what the plan's one (epsilon, delta) says, and as proved.
+    """
+    if not plan.promises_privacy:
+        return attack_bound(())
+    charges = ((registered_event(plan), plan.rounds),)
+    points = []
+    for delta in (Decimal(plan.delta), *_DELTAS):
+        epsilon = spend_of(charges, delta, plan.rounds).epsilon_pld
+        if epsilon.is_finite():
+            points.append((float(epsilon), float(delta)))
+    return attack_bound(points)
+
 
 def explain(plan: Plan, facts: Mapping[str, Any]) -> str:
-    """What a plan promises, to whom, and what it costs.
+    """What a plan promises, to whom, what it does not promise, and what it costs.
 
     Args:
         plan: the registered terms.
@@ -21,6 +92,148 @@ def explain(plan: Plan, facts: Mapping[str, Any]) -> str:
     Returns:
         Text for a terminal.
     """
+    if not plan.promises_privacy:
+        return "\n\n".join([_NO_PROMISE, _terms(plan, facts), _NO_PROMISE])
+    return "\n\n".join(
+        [
+            _section("Protected", [_protected(plan)]),
+            _section("From whom", [_from_whom(plan)]),
+            _section("How far", [_how_far(plan, facts)], _guesses(plan, facts)),
+            _section("Not protected", _not_protected(plan)),
+            "The plan\n" + _terms(plan, facts),
+        ]
+    )
+
+
+_NO_PROMISE = "\n".join(
+    [
+        "*" * _WIDTH,
+        "NO GUARANTEE".center(_WIDTH),
+        "NO PRIVACY: epsilon is infinity".center(_WIDTH),
+        "",
+        *(
+            line.center(_WIDTH).rstrip()
+            for line in textwrap.wrap(
+                "No noise is added. Whoever gets the adapter, and whoever sees the "
+                "updates, may learn anything about the data. It is a baseline for "
+                "public data, to measure by. Its ledgers say infinity.",
+                _WIDTH - 8,
+            )
+        ),
+        "*" * _WIDTH,
+    ]
+)
+
+
+def _protected(plan: Plan) -> str:
+    if plan.unit == PROMPT:
+        return (
+            "Each distinct prompt at a client, with every completion, reward and "
+            "gradient that is made from it: whether it was in the client's data, and "
+            "with that what it says. With or without a prompt that quotes one "
+            "patient's letter, what the run publishes is nearly equally likely."
+        )
+    return (
+        f"Each value of {plan.unit} at a client, with all its rows together (at most "
+        f"{_prompts(plan)} of one value count): whether any one {plan.unit} was in a "
+        "client's data, and with that all that its rows say. With or without all "
+        f"rows of one {plan.unit}, what the run publishes is nearly equally likely."
+    )
+
+
+def _from_whom(plan: Plan) -> str:
+    if plan.colluders == 0:
+        others = "each of the other clients, as long as it works alone"
+    elif plan.colluders == 1:
+        others = "any one other client, also where it works with the coordinator"
+    else:
+        others = (
+            f"any {plan.colluders} other clients, also where they work together and "
+            "with the coordinator"
+        )
+    return (
+        "The coordinator, also one that lies; "
+        f"{others}; and whoever gets the adapter, the ledgers or anything else that "
+        "the run publishes, whatever else they know, now or later."
+    )
+
+
+def _how_far(plan: Plan, facts: Mapping[str, Any]) -> str:
+    epsilon = float(plan.epsilon)
+    if epsilon <= 1:
+        strength = "is strong"
+    elif epsilon <= 4:
+        strength = "is moderate"
+    else:
+        strength = (
+            "is weak by itself: taken as a number alone it hardly limits a guess, and "
+            "what limits it is the noise, in the last column"
+        )
+    return (
+        f"Up to epsilon {facts['epsilon_target']:g} and delta {facts['delta']:g}, for "
+        f"all {plan.rounds} rounds together: seeing everything moves the odds that a "
+        f"unit was there by a factor of at most e^{facts['epsilon_target']:g}, which "
+        f"is {_factor(epsilon)}, but for a chance of delta. This epsilon {strength}. "
+        "For somebody who knows all the data but one unit and guesses whether that "
+        "one was there:"
+    )
+
+
+def _guesses(plan: Plan, facts: Mapping[str, Any]) -> list[str]:
+    """A small table: the attacker's success by chance, by epsilon, and by the noise."""
+    stated = attack_bound([(float(plan.epsilon), float(plan.delta))])
+    priced = facts.get("attack", {})
+    rows = [
+        ("", "by chance", "by epsilon, delta", "by this noise"),
+        (
+            "right, where both are as likely",
+            "50%",
+            _at_most(stated.accuracy),
+            _at_most(priced.get("accuracy", stated.accuracy)),
+        ),
+        (
+            "found, at 1 false alarm in 100",
+            "1%",
+            _at_most(stated.found),
+            _at_most(priced.get("found", stated.found)),
+        ),
+    ]
+    return [
+        f"    {name:<31} {chance:>9}  {bound:>17}  {noise:>13}"
+        for name, chance, bound, noise in rows
+    ]
+
+
+def _not_protected(plan: Plan) -> list[str]:
+    several = (
+        "somebody behind several prompts: k of them are covered by k times epsilon "
+        "only. Name the column that says whose a row is as the unit instead"
+        if plan.unit == PROMPT
+        else f"somebody behind several values of {plan.unit}: k of them are covered by "
+        "k times epsilon only"
+    )
+    return [
+        "- the data from the client's own site: its machine, its operator and its "
+        "reward functions see them as before;",
+        "- who takes part, when messages are sent, and how large the data sets are;",
+        "- what is true of many units: that is what is learnt;",
+        f"- {several}; likewise somebody with data at several clients;",
+        "- against more clients that work together than stated above;",
+        "- the model from a client that poisons its own update, though clipping and "
+        "noise limit it;",
+        "- what was known otherwise: what the base model has memorised, other runs on "
+        "the same data (their epsilons add up: see epsilon_cap), settings that were "
+        "chosen by looking at the data, and evaluation sets declared public.",
+    ]
+
+
+_TRUST = {
+    True: "the sum of the clients' noise shares protects",
+    False: "only the sum of the updates is seen, and there is no noise in it",
+}
+
+
+def _terms(plan: Plan, facts: Mapping[str, Any]) -> str:
     batches = sorted(set(facts["expected_batch"].values()))
     batch = (
         f"{batches[0]:g}" if len(batches) == 1 else f"{batches[0]:g}-{batches[-1]:g}"
@@ -28,8 +241,8 @@ def explain(plan: Plan, facts: Mapping[str, Any]) -> str:
     statistic = facts["statistic_multiplier"]
     rows = [
         ("plan", facts["digest"]),
-        ("unit", f"{plan.unit}: one present or absent at one client"),
-        ("trust", f"{plan.trust}: the sum of the clients' noise shares protects"),
+        ("unit", f"{_unit(plan)}: one present or absent at one client"),
+        ("trust", f"{plan.trust}: {_TRUST[plan.promises_privacy]}"),
         (
             "clients",
             f"{facts['clients']}, at least {plan.min_survivors} in every sum, "
@@ -43,41 +256,81 @@ def explain(plan: Plan, facts: Mapping[str, Any]) -> str:
         ),
         ("clip norm", f"{facts['clip_norm']:g} (D = {plan.norm_bound} grid steps)"),
         (
-            "noise",
-            f"multiplier {facts['noise_multiplier']:.4f} in the sum; each share has a "
-            f"deviation of {facts['noise_share_std']:.0f} grid steps",
-        ),
-        (
-            "statistic",
-            "none"
-            if statistic is None
-            else f"mean reward, multiplier {statistic:.3g}, seen by its client alone",
-        ),
-        (
-            "epsilon",
-            f"{facts['epsilon_pld']:.4f} by PLD (the claim), "
-            f"{facts['epsilon_rdp']:.4f} by RDP; target {facts['epsilon_target']:g}",
-        ),
-        ("delta", f"{facts['delta']:g}"),
-        (
             "sends",
             f"{facts['bytes_per_round']:,} bytes a client and round: "
             f"{plan.dimension:,} numbers modulo 2**{plan.modulus_bits}",
         ),
     ]
-    table = "\n".join(f"{name:>10}  {text}" for name, text in rows)
-    promise = (
-        "Promised: whoever sees everything that the run publishes, the coordinator "
-        f"and up to {plan.colluders} colluding clients included, cannot tell whether "
-        f"any one {plan.unit} was in a client's data, up to (epsilon, delta). A person "
-        "with data at several clients, or behind several prompts, is covered several "
-        "times less."
+    if plan.promises_privacy:
+        rows += [
+            (
+                "noise",
+                f"multiplier {facts['noise_multiplier']:.4f} in the sum; each share "
+                f"has a deviation of {facts['noise_share_std']:.0f} grid steps",
+            ),
+            (
+                "statistic",
+                "none"
+                if statistic is None
+                else f"mean reward, multiplier {statistic:.3g}, seen by its client "
+                "alone",
+            ),
+            (
+                "epsilon",
+                f"{facts['epsilon_pld']:.4f} by PLD (the claim), "
+                f"{facts['epsilon_rdp']:.4f} by RDP; target "
+                f"{facts['epsilon_target']:g}",
+            ),
+            ("delta", f"{facts['delta']:g}"),
+        ]
+    else:
+        rows += [("noise", "NONE"), ("epsilon", "INFINITY: nothing is promised")]
+    return "\n".join(
+        textwrap.fill(
+            text,
+            _WIDTH,
+            initial_indent=f"{name:>10}  ",
+            subsequent_indent=" " * 12,
+            break_on_hyphens=False,
+        )
+        for name, text in rows
     )
-    limits = (
-        "Not promised: anything about which clients take part, when, or how large "
-        "their data sets are; protection if more clients collude than stated; or that "
-        "a client which poisons its own update does no harm. SECURITY.md says more."
-    )
-    return "\n\n".join(
-        [table, textwrap.fill(promise, _WIDTH), textwrap.fill(limits, _WIDTH)]
-    )
+
+
+def _section(title: str, paragraphs: Iterable[str], lines: Iterable[str] = ()) -> str:
+    filled = [
+        textwrap.fill(
+            text,
+            _WIDTH,
+            initial_indent="  ",
+            subsequent_indent="    " if text.startswith("- ") else "  ",
+        )
+        for text in paragraphs
+    ]
+    return "\n".join([title, *filled, *lines])
+
+
+def _factor(epsilon: float) -> str:
+    """Euler's number to this power, for people."""
+    if epsilon > 20:
+        return "beyond 400 million"
+    value = math.exp(epsilon)
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def _at_most(share: float) -> str:
+    """A share in percent, rounded up: near 100 to two decimals, else to one."""
+    digits = 100 if share > 0.99 else 10
+    return f"at most {math.ceil(share * 100 * digits - 1e-9) / digits:g}%"
+
+
+def _unit(plan: Plan) -> str:
+    """What one unit is made of."""
+    if plan.unit == PROMPT:
+        return plan.unit
+    return f"{plan.unit}: all rows of one value, at most {_prompts(plan)} of each"
+
+
+def _prompts(plan: Plan) -> str:
+    count = plan.max_prompts_per_unit
+    return "1 prompt" if count == 1 else f"{count} prompts"

@@ -78,13 +78,13 @@ class Event:
             msg = "the sampling rate must be an exact rational"
             raise TypeError(msg)
         if not 0 < self.sampling_rate <= 1 or float(self.sampling_rate) == 0:
-            msg = "the sampling rate is not in (0, 1]: register one that is"
+            msg = "the sampling rate is not in (0, 1]; give one that is"
             raise UnsupportedEventError(msg)
         if not 0 < self.noise_multiplier < math.inf:
-            msg = "the noise multiplier is not positive and finite: add noise"
+            msg = "the noise multiplier is not positive and finite; add noise"
             raise UnsupportedEventError(msg)
         if self.inner_steps < 1:
-            msg = "fewer than one inner step: give 1 or more"
+            msg = "fewer than one inner step; give 1 or more"
             raise UnsupportedEventError(msg)
 
     @property
@@ -127,7 +127,7 @@ def price(
         UnsupportedEventError: see `epsilon_pld`.
     """
     if rounds < 1:
-        msg = "fewer than one round: give 1 or more"
+        msg = "fewer than one round; give 1 or more"
         raise UnsupportedEventError(msg)
     event = Event(sampling_rate, noise_multiplier, inner_steps)
     return Price(epsilon_pld(event, rounds, delta), epsilon_rdp(event, rounds, delta))
@@ -341,7 +341,7 @@ def _checked_pld(counts: dict[Event, int], delta: Real, registered: int) -> floa
     if not epsilon <= reference * 1.001 + 1e-3:
         msg = (
             "the privacy loss distribution does not resolve these events at this "
-            f"delta (Renyi bound {reference:.6g}): choose a larger delta or more noise"
+            f"delta (Renyi bound {reference:.6g}); choose a larger delta or more noise"
         )
         raise UnsupportedEventError(msg)
     return epsilon
@@ -417,7 +417,7 @@ def _epsilons_at_orders(curve: FloatVector, delta: float) -> FloatVector:
 
 def _checked_delta(delta: Real) -> float:
     if not 0 < delta < 1:
-        msg = "delta is not in (0, 1): register one that is"
+        msg = "delta is not in (0, 1); give one that is"
         raise UnsupportedEventError(msg)
     return float(delta)
 

@@ -95,10 +95,10 @@ def calibrate(
         `epsilon_pld <= epsilon`, computed from the integers returned.
     """
     if not 0 < epsilon < math.inf:
-        msg = "the target epsilon is not positive and finite: state one that is"
+        msg = "the target epsilon is not positive and finite; state one that is"
         raise RefusalError(msg)
     if rounds < 1 or inner_steps < 1:
-        msg = "fewer than one round or inner step: give 1 or more of each"
+        msg = "fewer than one round or inner step; give 1 or more of each"
         raise RefusalError(msg)
     statistic_variance = statistic_bound = 0
     transferred = None
@@ -126,8 +126,8 @@ def calibrate(
         raise RefusalError(_UNREACHABLE)
     if variance > MAX_NOISE_VARIANCE:
         msg = (
-            "the target needs a noise variance above 2**52 grid steps squared: lower "
-            "the scale, or ask for a larger epsilon"
+            "the target needs a noise variance above 2**52 grid steps squared; ask for "
+            "a larger epsilon, or lower the scale"
         )
         raise RefusalError(msg)
     return Calibration(
@@ -143,7 +143,7 @@ def calibrate(
 
 
 _UNREACHABLE = (
-    "no noise meets the target epsilon: ask for a larger one, run fewer rounds, or "
+    "no noise meets the target epsilon; ask for a larger one, run fewer rounds, or "
     "lower the sampling rate"
 )
 
@@ -151,11 +151,11 @@ _UNREACHABLE = (
 def _statistic_variance(multiplier: Fraction) -> int:
     """Integer noise whose transferred multiplier is no less than the one asked for."""
     if multiplier <= 0:
-        msg = "the statistic's noise multiplier is not positive: add noise to it"
+        msg = "the statistic's noise multiplier is not positive; add noise to it"
         raise RefusalError(msg)
     variance = math.ceil((multiplier * STATISTIC_NORM_BOUND) ** 2) + ROUNDING_VARIANCE
     if variance > MAX_NOISE_VARIANCE:
-        msg = "the statistic's noise is too large to be useful: lower its multiplier"
+        msg = "the statistic's noise is too large to be useful; lower its multiplier"
         raise RefusalError(msg)
     return variance
 
@@ -167,7 +167,7 @@ def _gradient_variance(
     precision = needed**-2 - (0.0 if statistic is None else statistic**-2)
     if precision <= 0:
         msg = (
-            "the statistic alone spends the target epsilon: raise "
+            "the statistic alone spends the target epsilon; raise "
             "statistic_multiplier, use an aggregation without a statistic, or ask for "
             "a larger epsilon"
         )

@@ -21,12 +21,16 @@ from transformers.utils import logging
 from fgrpo_secure.errors import ConfigurationError, DataError, ModelError
 from fgrpo_secure.grpo.adapter import LoraSettings, attach
 from fgrpo_secure.grpo.packing import (
+    Columns,
     Message,
     ModelInputs,
     Prompt,
-    completion_logps,
-    group_inputs,
     left_padded,
+    packed_columns,
+    packed_inputs,
+    packed_logps,
+    row_inputs,
+    row_logps,
 )
 
 
@@ -230,8 +234,9 @@ def load_policy(
     Raises:
         ModelError: The model cannot be found, read or adapted.
     """
+    place = _usable(device)
     model, tokenizer = _load_base(base, dtype)
-    return make_policy(model.to(device), tokenizer, lora)
+    return make_policy(model.to(place), tokenizer, lora)
 
 
 def load_trained_policy(
@@ -258,9 +263,10 @@ def load_trained_policy(
             f"{directory} is not a PEFT adapter directory.",
             "Give the folder that holds adapter_config.json, such as RUN/adapter.",
         )
+    place = _usable(device)
     model, tokenizer = _load_base(base, dtype)
     try:
-        adapted = PeftModel.from_pretrained(model.to(device), str(directory))
+        adapted = PeftModel.from_pretrained(model.to(place), str(directory))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(
             f"The adapter {directory} does not fit the model ({type(error).__name__}).",
@@ -278,6 +284,22 @@ def make_policy(
         ModelError: The model cannot be adapted, or names no end token.
     """
     return _policy(attach(model, lora).to(model.device), model, tokenizer)
+
+
+def _usable(device: str) -> torch.device:
+    """A device on which something can be computed.
+
+    Raises:
+        ConfigurationError: torch does not know it, or it is not here.
+    """
+    try:
+        return torch.zeros(1, device=device).device
+    # Without a GPU torch asserts; without a driver it raises.
+    except (AssertionError, RuntimeError):
+        raise ConfigurationError(
+            f'[machine] device = "{device}" is not here, or this torch cannot use it.',
+            'Set device = "cpu", or install a torch built for the GPU and its driver.',
+        ) from None
 
 
 def _load_base(
@@ -301,8 +323,13 @@ def _load_base(
             base, dtype=dtype, use_safetensors=True
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
+        where = (
+            f"The model in the directory {base} cannot be loaded"
+            if Path(base).is_dir()
+            else f"The model {base} is no directory, and the hub did not give it"
+        )
         raise ModelError(
-            f"The model {base} cannot be loaded ({type(error).__name__}).",
+            f"{where} ({type(error).__name__}).",
             "Give a directory with a causal model, its tokenizer and safetensors "
             "weights; without a network, download it first with `hf download`.",
         ) from error
@@ -393,25 +420,21 @@ def _takes_packed(network: PreTrainedModel, names: frozenset[str]) -> bool:
     top = min(network.config.get_text_config().vocab_size - 1, 50)
     prompt, mask = left_padded([[top // 2, top // 3, top]], 5, 1, 0)
     completions = (torch.arange(6).reshape(1, 2, 3) * 7 + 3) % (top + 1)
-    batch = [t.to(network.device) for t in (prompt, mask, completions)]
-    shown = torch.ones_like(batch[2], dtype=torch.bool)
+    prompt, mask, completions = (
+        t.to(network.device) for t in (prompt, mask, completions)
+    )
+    shown = torch.ones_like(completions, dtype=torch.bool)
+    columns = Columns.of(shown, packed_columns(shown[0]) + 1)
+    width = columns.place.shape[1]
+    inputs = packed_inputs(prompt, mask, completions, columns, network.dtype)
+    plain = row_inputs(prompt, mask, completions, shown)
     try:
-        packed, rows = (
-            completion_logps(
-                _forward(
-                    network,
-                    names,
-                    group_inputs(*batch, shown, dtype),
-                    keep,
-                )[0],
-                batch[2],
-                1.0,
-                packed=dtype is not None,
-            )
-            for dtype, keep in ((network.dtype, 7), (None, 4))
-        )
+        packed = _forward(network, names, inputs, width + 1)[0]
+        rows = _forward(network, names, plain, 4)[0]
     # A model that cannot take such a mask says so in its own way.
     except (RuntimeError, ValueError, TypeError, IndexError):
         return False
+    one = packed_logps(packed, completions, columns, 1.0)
+    two = row_logps(rows, completions, 1.0)
     tolerance = 1e-3 if network.dtype == torch.float32 else 0.1
-    return bool(torch.allclose(packed, rows, atol=tolerance, rtol=tolerance))
+    return bool(torch.allclose(one, two, atol=tolerance, rtol=tolerance))

@@ -11,7 +11,8 @@ import importlib.util
 import inspect
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +27,10 @@ from fgrpo_secure.grpo.packing import Prompt
 _CONTRACT = (
     "Return one number or None for each completion: "
     "f(prompts, completions, **columns) -> list[float | None]."
+)
+_SPOKEN = (
+    "The prompts are conversations, so each completion is a list of one message: its "
+    'text is completion[0]["content"].'
 )
 
 
@@ -62,6 +67,23 @@ class Reward:
 
 
 @dataclass(frozen=True, slots=True)
+class Tally:
+    """What one reward did on some completions: counts of private data, for its owner.
+
+    Attributes:
+        target: the reward's name.
+        values: how many completions it was given.
+        missing: for how many it gave no finite number, or failed.
+        outside: how many of its numbers lie outside its range.
+    """
+
+    target: str
+    values: int
+    missing: int
+    outside: int
+
+
+@dataclass(frozen=True, slots=True)
 class RewardSet:
     """Several rewards and their weighted sum.
 
@@ -86,7 +108,7 @@ class RewardSet:
         completions: Sequence[str],
         columns: Mapping[str, Sequence[object]],
     ) -> NDArray[np.float64]:
-        """Score one unit's completions; call it once for each unit, after the draw.
+        """Score completions of one unit, after the draw; never those of two at once.
 
         A function sees the rows of one unit only, so it cannot compare units.
 
@@ -104,19 +126,31 @@ class RewardSet:
         """
         total = np.zeros(len(completions))
         for reward in self.rewards:
-            try:
-                values = _checked(
-                    _call(reward, prompts, completions, columns), len(completions)
-                )
-            except KeyboardInterrupt:
-                raise
-            # Also an exit or a cancellation that the function asks for: a process that
-            # ends because of one record would tell of that record.
-            except BaseException:
-                values = np.full(len(completions), np.nan)
-            values[~np.isfinite(values)] = np.nan
+            values = _values(reward, prompts, completions, columns)
             total += reward.spec.weight * values.clip(reward.spec.low, reward.spec.high)
         return total
+
+    def tally(
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[str],
+        columns: Mapping[str, Sequence[object]],
+    ) -> tuple[Tally, ...]:
+        """Count what each reward leaves out or gives beyond its range.
+
+        Args:
+            prompts: N prompts of one unit.
+            completions: N texts.
+            columns: The data set's other columns, N values each.
+        """
+        found = []
+        for reward in self.rewards:
+            values = _values(reward, prompts, completions, columns)
+            low, high = reward.spec.low, reward.spec.high
+            outside = int(((values < low) | (values > high)).sum())
+            missing = int(np.isnan(values).sum())
+            found.append(Tally(reward.spec.target, len(values), missing, outside))
+        return tuple(found)
 
     def check(
         self,
@@ -132,13 +166,16 @@ class RewardSet:
         """
         for reward in self.rewards:
             name = reward.spec.target
+            _check_arguments(reward, columns)
             try:
                 values = _call(reward, prompts, completions, columns)
             except Exception as error:
                 raise RewardError(
-                    f"The reward {name} raised {type(error).__name__} when it was "
-                    "tried.",
-                    f"Run it by itself on a row of the data. {_CONTRACT}",
+                    f"The reward {name} raised {type(error).__name__}"
+                    f"{_place(reward, error)} when it was tried.",
+                    "Run it by itself on a row of the data, whose columns are "
+                    f"{_listed({'prompts', *columns})}. "
+                    f"{_SPOKEN if _spoken(prompts) else _CONTRACT}",
                 ) from None
             if not isinstance(values, list | tuple | np.ndarray):
                 raise RewardError(
@@ -172,6 +209,38 @@ class RewardSet:
         low, high = self.range
         scaled = (2 * rewards - low - high) / (high - low)
         return np.nan_to_num(scaled, nan=0.0).clip(-1.0, 1.0)
+
+
+def _check_arguments(reward: Reward, columns: Mapping[str, Sequence[object]]) -> None:
+    """Refuse a function that asks for a column which the data do not have.
+
+    Raises:
+        RewardError: The argument and the columns are named.
+    """
+    there = {"prompts", "completions", *columns}
+    for name, parameter in inspect.signature(reward.function).parameters.items():
+        named = parameter.kind not in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}
+        if named and parameter.default is parameter.empty and name not in there:
+            raise RewardError(
+                f"The reward {reward.spec.target} takes '{name}', and the data have no "
+                "such column.",
+                f"Rename the argument or the column; there are: {_listed(there)}.",
+            )
+
+
+def _place(reward: Reward, error: BaseException) -> str:
+    """The line in which a reward failed; what the error says may quote the data."""
+    code = getattr(inspect.unwrap(reward.function), "__code__", None)
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if code is not None and frame.filename == code.co_filename
+    ]
+    return f" in {Path(code.co_filename).name}, line {lines[-1]}," if lines else ""
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
 
 
 def load_rewards(specs: Sequence[RewardSpec], directory: Path) -> RewardSet:
@@ -218,7 +287,7 @@ def _load(spec: RewardSpec, directory: Path) -> Reward:
     if not callable(function):
         raise RewardError(
             f"{place} has no function {name}.",
-            "Check the spelling of the reward.",
+            _functions_of(module),
         )
     return Reward(spec, function, _takes(function))
 
@@ -247,9 +316,20 @@ def _module(target: str, place: str, directory: Path) -> ModuleType:
         raise RewardError(
             f"The module of the reward {target} cannot be imported "
             f"({type(error).__name__}: {error}).",
-            "Install it, or give a path to a file: file.py:function.",
+            "Correct it, install what it imports, or name a file of your own: "
+            "file.py:function.",
         ) from error
     return module
+
+
+def _functions_of(module: ModuleType) -> str:
+    own = [
+        name
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__
+    ]
+    there = f"it has: {_listed(own)}" if own else "it defines none"
+    return f"Write module:function with a function that is there; {there}."
 
 
 def _takes(function: Callable[..., Any]) -> frozenset[str] | None:
@@ -266,7 +346,7 @@ def _call(
     columns: Mapping[str, Sequence[object]],
 ) -> Any:  # noqa: ANN401
     """Call a function as TRL does, on lists of its own."""
-    spoken = bool(prompts) and not isinstance(prompts[0], str)
+    spoken = _spoken(prompts)
     arguments: dict[str, list[Any]] = {
         name: list(values) for name, values in columns.items()
     }
@@ -285,8 +365,37 @@ def _call(
     return result
 
 
+def _spoken(prompts: Sequence[Prompt]) -> bool:
+    """Whether prompts are conversations; completions then are messages too."""
+    return bool(prompts) and not isinstance(prompts[0], str)
+
+
 async def _finished(awaitable: Any) -> Any:  # noqa: ANN401
     return await awaitable
+
+
+def _values(
+    reward: Reward,
+    prompts: Sequence[Prompt],
+    completions: Sequence[str],
+    columns: Mapping[str, Sequence[object]],
+) -> NDArray[np.float64]:
+    """What one function gives, shape (N,); NaN where it is no finite number.
+
+    Guarantee:
+        No exception of the function leaves here, but an interruption by the user.
+    """
+    count = len(completions)
+    try:
+        values = _checked(_call(reward, prompts, completions, columns), count)
+    except KeyboardInterrupt:
+        raise
+    # Also an exit or a cancellation that the function asks for: a process that ends
+    # because of one record would tell of that record.
+    except BaseException:
+        values = np.full(count, np.nan)
+    values[~np.isfinite(values)] = np.nan
+    return values
 
 
 def _checked(values: Any, count: int) -> NDArray[np.float64]:  # noqa: ANN401

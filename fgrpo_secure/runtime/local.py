@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from fgrpo_secure.config import load_config
-from fgrpo_secure.errors import FgrpoError, StateError
+from fgrpo_secure.errors import FgrpoError, StateError, said_by_kernel
 from fgrpo_secure.site import RunFolder, open_site
 from privacy.errors import PrivacyError
 from privacy.plan import Plan
@@ -259,8 +259,8 @@ def _work(pipe: Connection, order: WorkerOrder) -> None:
         pipe.send_bytes(_failed(error.what, error.fix, error.exit_code))
         return
     except PrivacyError as error:
-        fix = "Nothing was spent. See docs/ledger.md, and the message above."
-        pipe.send_bytes(_failed(str(error), fix, REFUSAL_EXIT))
+        what, fix = said_by_kernel(error, "Nothing was spent. See docs/ledger.md.")
+        pipe.send_bytes(_failed(what, fix, REFUSAL_EXIT))
         return
     pipe.send_bytes(Writer().integer(_Kind.READY).finish())
     while True:

@@ -14,6 +14,8 @@ from tests.end_to_end.program import ROOT, environment, write_config
 
 COMMANDS = (
     [],
+    ["init"],
+    ["check"],
     ["plan"],
     ["price"],
     ["run"],
@@ -170,6 +172,7 @@ PLAN_KEYS = {
     "digest",
     "unit",
     "trust",
+    "attack",
     "epsilon_target",
     "epsilon_pld",
     "epsilon_rdp",
@@ -211,7 +214,9 @@ def test_a_plan_says_for_programs_what_it_promises(capsys):
 def test_a_plan_says_for_people_what_it_promises_and_what_not(capsys):
     assert main(["plan", "tiny"]) == 0
     shown = capsys.readouterr().out
-    for word in ("epsilon", "delta", "distributed", "Promised", "Not promised"):
+    titles = ("Protected", "From whom", "How far", "Not protected", "The plan")
+    assert [line for line in shown.splitlines() if line.strip() in titles] == [*titles]
+    for word in ("epsilon", "delta", "distributed"):
         assert word in shown
     assert max(map(len, shown.splitlines())) < 120
 

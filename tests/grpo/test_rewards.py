@@ -117,6 +117,29 @@ def test_a_broken_reward_is_named_at_start_up_without_prompt_text(load, name, wo
     assert caught.value.__cause__ is None
 
 
+def test_a_reward_that_asks_for_a_column_which_is_not_there_is_told_so(load):
+    with pytest.raises(RewardError, match="takes 'answer'") as caught:
+        load("right").check(["p"], ["a"], {"solution": ["a"]})
+    assert "there are: completions, prompts, solution" in caught.value.fix
+
+
+def test_a_reward_that_fails_is_told_the_line_also_where_it_is_async(tmp_path):
+    code = "async def late(prompts, completions):\n    return [1 / len(prompts[1:])]\n"
+    (tmp_path / "late.py").write_text(code)
+    rewards = load_rewards([RewardSpec("late.py:late", 0, 1)], tmp_path)
+    with pytest.raises(RewardError, match=r"ZeroDivisionError in late.py, line 2,"):
+        rewards.check(["p"], ["a"], {})
+
+
+def test_what_is_missing_or_beyond_the_range_is_counted_and_nothing_raised(load):
+    (length,) = load("length", high=3.0).tally(*ROWS)
+    assert (length.values, length.missing, length.outside) == (2, 0, 1)
+    for name in ("short", "text", "number", "raising", "leaving"):
+        (found,) = load(name).tally(*ROWS)
+        assert (found.target, found.missing) == (f"my_rewards.py:{name}", 2)
+        assert found.outside == 0
+
+
 @pytest.mark.parametrize("name", ["short", "text", "number", "raising", "leaving"])
 def test_after_the_draw_a_broken_reward_is_a_missing_one(load, name):
     assert np.isnan(load(name).score(*ROWS)).all()

@@ -1,0 +1,376 @@
+"""What each command of `fgrpo` does, from its parsed options to its exit status.
+
+Heavy libraries are imported by the command that needs them, so that `--help`, `price`
+and `ledger verify` answer at once.
+"""
+
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fgrpo_secure.errors import ConfigurationError
+from privacy.errors import LedgerError
+
+if TYPE_CHECKING:
+    from privacy.plan import Plan
+
+EXIT_WRONG = 1
+EXIT_REFUSED = 6
+EXIT_LEDGER = 7
+EXIT_PROTOCOL = 8
+EXIT_INTERRUPTED = 130
+
+
+def fail(what: str, fix: str, code: int) -> int:
+    """Print the two lines of an error; returns the exit status."""
+    print(f"fgrpo: {what}", file=sys.stderr)
+    print(f"       {fix}", file=sys.stderr)
+    return code
+
+
+def init_project(options: argparse.Namespace) -> int:
+    """Write a new project, from flags or from answers."""
+    from fgrpo_secure.scaffold import FIELDS, ask, make_answers, write_project
+
+    given = {name: getattr(options, name) for name in FIELDS}
+    given = {name: text for name, text in given.items() if text is not None}
+    if options.yes or sys.stdin is None or not sys.stdin.isatty():
+        answers = make_answers(given)
+    else:
+        try:
+            answers = ask(given, input, print)
+        except EOFError:
+            raise ConfigurationError(
+                "The questions have no answers, and nothing was written.",
+                "Answer them, give flags, or say --yes to what is proposed.",
+            ) from None
+    for path in write_project(options.folder, answers):
+        print(path)
+    config = options.folder / "run.toml"
+    print(f"\nNext: {_program()} check {config}")
+    print(f"      {_program()} plan {config}")
+    print(f"      {_program()} run {config}")
+    return 0
+
+
+def check_clients(options: argparse.Namespace) -> int:
+    """Try what each client learns from, for its owner's eyes."""
+    from dataclasses import asdict
+
+    from fgrpo_secure.config import load_config
+
+    config, _ = load_config(options.config, options.overrides)
+    known = [client.name for client in config.client]
+    names = options.names or known
+    for name in names:
+        if name not in known:
+            raise ConfigurationError(
+                f"There is no client {name} in the configuration.",
+                f"Name one of: {', '.join(known)}.",
+            )
+    with _quiet_libraries():
+        from fgrpo_secure.task import load_run_policy
+        from fgrpo_secure.trial import try_client
+
+        policy = load_run_policy(config)
+        trials = [try_client(config, config.client_named(n), policy) for n in names]
+    if options.json:
+        print(json.dumps([asdict(trial) for trial in trials]))
+        return 0
+    for trial in trials:
+        print("\n".join(trial.lines()))
+    print("\nExact counts of private data: for their owner's eyes. Nothing was spent.")
+    return 0
+
+
+def show_plan(options: argparse.Namespace) -> int:
+    """Print what a configuration would promise."""
+    from fgrpo_secure.config import load_config
+    from fgrpo_secure.job import make_plan
+
+    config, _ = load_config(options.config, options.overrides)
+    with _quiet_libraries():
+        plan, _ = make_plan(config)
+    facts = plan_facts(plan)
+    if options.json:
+        print(json.dumps(facts, indent=2))
+        return 0
+    from fgrpo_secure.guarantee import explain
+
+    print(explain(plan, facts))
+    return 0
+
+
+def plan_facts(plan: Plan) -> dict[str, Any]:
+    """What a plan promises, for programs; the words are `guarantee.explain`."""
+    from fgrpo_secure.display import stated_epsilon
+    from fgrpo_secure.guarantee import attack_on
+    from privacy.contribution import registered_event
+    from privacy.ledger import spend_of
+
+    attack = attack_on(plan)
+    spend = spend_of(
+        ((registered_event(plan), plan.rounds),), Decimal(plan.delta), plan.rounds
+    )
+    statistic = None
+    if plan.statistic_variance:
+        statistic = plan.statistic_variance**0.5 / plan.statistic_norm_bound
+    return {
+        "digest": plan.digest,
+        "unit": plan.unit,
+        "max_prompts_per_unit": plan.max_prompts_per_unit,
+        "trust": plan.trust,
+        "epsilon_target": stated_epsilon(Decimal(plan.epsilon)),
+        "epsilon_pld": stated_epsilon(spend.epsilon_pld),
+        "epsilon_rdp": stated_epsilon(spend.epsilon_rdp),
+        "delta": float(plan.delta),
+        "attack": {"accuracy": attack.accuracy, "found": attack.found},
+        "rounds": plan.rounds,
+        "sampling_rate": float(plan.sampling_rate),
+        "expected_batch": {
+            client.name: float(plan.expected_batch(client.name))
+            for client in plan.clients
+        },
+        "noise_multiplier": plan.noise_multiplier,
+        "statistic_multiplier": statistic,
+        "noise_share_std": plan.noise_share_variance**0.5,
+        "clip_norm": float(plan.clip_norm),
+        "norm_bound": plan.norm_bound,
+        "dimension": plan.dimension,
+        "modulus_bits": plan.modulus_bits,
+        "bytes_per_round": plan.bytes_up,
+        "clients": len(plan.clients),
+        "min_survivors": plan.min_survivors,
+        "colluders": plan.colluders,
+        "threshold": plan.threshold,
+    }
+
+
+def price_mechanism(options: argparse.Namespace) -> int:
+    """Print what a mechanism costs, by two accountants."""
+    from privacy.accountant import price
+
+    cost = price(
+        sampling_rate=options.sampling_rate,
+        noise_multiplier=options.noise_multiplier,
+        rounds=options.rounds,
+        inner_steps=options.inner_steps,
+        delta=options.delta,
+    )
+    if options.json:
+        found = {"epsilon_pld": cost.epsilon_pld, "epsilon_rdp": cost.epsilon_rdp}
+        print(json.dumps(found))
+    else:
+        print(f"epsilon {cost.epsilon_pld:.5f} by the privacy loss distribution")
+        print(f"epsilon {cost.epsilon_rdp:.5f} by Renyi divergence at integer orders")
+    return 0
+
+
+def run_job(options: argparse.Namespace) -> int:
+    """Run all parties on this machine."""
+    from fgrpo_secure.config import load_config
+    from fgrpo_secure.display import Display
+
+    config, name = load_config(options.config, options.overrides)
+    display = Display()
+    display.say("Loading libraries ...")
+    with _quiet_libraries():
+        from fgrpo_secure.job import default_folder, run
+
+        root = options.output or default_folder(name)
+        try:
+            finished = run(config, root, display)
+        except KeyboardInterrupt:
+            return fail(
+                "Interrupted. What was charged stays charged, and nothing is lost.",
+                f"To go on: {_again(options, root)}",
+                EXIT_INTERRUPTED,
+            )
+    display.result(finished.summary, finished.samples)
+    display.say(f"adapter  {root / 'adapter'}")
+    display.say(f"ledgers  {root / 'ledger'}")
+    display.say(f"summary  {root / 'summary.json'}")
+    display.say(f"verify   {_program()} ledger verify {root}")
+    if options.json:
+        print(json.dumps(finished.summary))
+    return 0
+
+
+def _program() -> str:
+    """How this program was called, so that a printed command can be repeated."""
+    called = sys.argv[0]
+    return called if Path(called).name == "fgrpo" else "fgrpo"
+
+
+def _again(options: argparse.Namespace, root: Path) -> str:
+    words = [_program(), "run", options.config, f"--output {root}"]
+    words += [f"--set {override}" for override in options.overrides]
+    return " ".join(words)
+
+
+def verify_ledgers(options: argparse.Namespace) -> int:
+    """Check runs' folders and single ledger files."""
+    from privacy.ledger import verify_run
+
+    wrong = 0
+    for path in options.paths:
+        if path.is_dir():
+            report = verify_run(path, unfinished=options.unfinished)
+            for problem in report.problems:
+                print(f"{path / problem.file}: {problem}")
+            wrong += len(report.problems)
+            if report.ok:
+                _print_verified(path, report)
+        else:
+            wrong += _verify_file(path, closed=not options.unfinished)
+    return EXIT_WRONG if wrong else 0
+
+
+def _print_verified(path: Path, report: Any) -> None:  # noqa: ANN401
+    from privacy.ledger import claimed_epsilon
+
+    digest = report.plan_digest.hex()[:16]
+    print(
+        f"{path}: verifies: plan {digest}, {report.published} rounds published, "
+        f"{report.aborted} aborted"
+    )
+    for name, spend in sorted(report.spends.items()):
+        print(
+            f"  {name}: epsilon {claimed_epsilon(spend)} at delta {spend.delta}, "
+            f"{spend.charges} rounds charged"
+        )
+
+
+def _verify_file(path: Path, *, closed: bool) -> int:
+    from privacy.ledger import read_key_file, verify_ledger
+
+    pinned = path.parent.parent / "keys" / f"{path.stem}.pub"
+    try:
+        key = read_key_file(pinned) if pinned.is_file() else None
+        ledger = verify_ledger(path, key=key, closed=closed)
+    except LedgerError as error:
+        print(error)
+        return 1
+    print(f"{path}: verifies: {ledger.party}, {ledger.history.records} records")
+    if key is None:
+        print(
+            "  signed by the key that it names itself, "
+            f"{ledger.key.fingerprint}: compare it with the party's"
+        )
+    return 0
+
+
+def show_ledgers(options: argparse.Namespace) -> int:
+    """Print ledgers in words."""
+    from privacy.ledger import show
+
+    files: list[Path] = []
+    for path in options.paths:
+        files += sorted((path / "ledger").glob("*.jsonl")) if path.is_dir() else [path]
+    if not files:
+        raise ConfigurationError(
+            "There is no ledger there.", "Give a run's folder or a ledger file."
+        )
+    for path in files:
+        print(path)
+        for line in show(path):
+            print(f"  {line}")
+    return 0
+
+
+def score(options: argparse.Namespace) -> int:
+    """Score an adapter on the public evaluation sets."""
+    from fgrpo_secure.config import load_config
+    from fgrpo_secure.display import Display
+
+    config, _ = load_config(options.config, options.overrides)
+    with _quiet_libraries():
+        from fgrpo_secure.evaluate import score_adapter
+
+        display = Display()
+        with display.running(rounds=1, done=0):
+            scores = score_adapter(config, options.adapter, display.progress)
+    found = {name: score.mean for name, score in scores.items()}
+    if options.json:
+        print(json.dumps({"clients": found, "reward": _mean(found.values())}))
+        return 0
+    for name, value in found.items():
+        print(f"{name:20} {value:.3f}")
+    print(f"{'mean':20} {_mean(found.values()):.3f}")
+    return 0
+
+
+def audit_canaries(options: argparse.Namespace) -> int:
+    """Attack the claimed epsilon with gradient canaries."""
+    from audits.canaries import attack, audit_plan
+    from fgrpo_secure.config import load_config
+    from fgrpo_secure.display import Display
+    from fgrpo_secure.registration import NORM_BOUND
+
+    config, _ = load_config(options.config, options.overrides)
+    display = Display()
+    plan = audit_plan(
+        epsilon=float(config.privacy.epsilon),
+        delta=float(config.privacy.delta),
+        clip_norm=Fraction(config.privacy.clip_norm),
+        norm_bound=NORM_BOUND,
+        min_survivors=config.federation.min_survivors,
+        colluders=config.federation.colluders,
+    )
+    with display.running(rounds=1, done=0):
+        result = attack(plan, progress=display.progress)
+    if options.json:
+        found = {
+            "epsilon_lower_bound": result.epsilon_lower_bound,
+            "epsilon_claimed": result.epsilon_claimed,
+            "delta": result.delta,
+            "scores": result.scores,
+            "confidence": result.confidence,
+        }
+        print(json.dumps(found))
+    else:
+        print(
+            f"epsilon is at least {result.epsilon_lower_bound:.3f} of the "
+            f"{result.epsilon_claimed:g} that are claimed at delta {result.delta:g} "
+            f"({result.scores} scores, {result.confidence:.0%} confidence)"
+        )
+        if result.refuted:
+            print("The claim is refuted: do not use this build on private data.")
+        elif result.weak:
+            print(
+                "The bound is weak: the attack or the noise is not what it should be."
+            )
+    return EXIT_WRONG if result.refuted else 0
+
+
+def _mean(values: Any) -> float:  # noqa: ANN401
+    listed = list(values)
+    return sum(listed) / len(listed)
+
+
+def _quiet_libraries() -> Any:  # noqa: ANN401
+    """Keep the libraries' advice off the screen; their errors still come through."""
+    import contextlib
+    import logging
+    import os
+    import warnings
+
+    # Idle threads that spin would take the cores from the other processes.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    stack = contextlib.ExitStack()
+    stack.enter_context(warnings.catch_warnings())
+    warnings.simplefilter("ignore")
+    return stack
