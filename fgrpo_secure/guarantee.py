@@ -130,14 +130,16 @@ def _protected(plan: Plan) -> str:
         return (
             "Each distinct prompt at a client, with every completion, reward and "
             "gradient that is made from it: whether it was in the client's data, and "
-            "with that what it says. With or without a prompt that quotes one "
-            "patient's letter, what the run publishes is nearly equally likely."
+            "what it says beyond what the other prompts tell anyway. With or without it "
+            "whatever the run publishes has nearly the same chance to come about; how "
+            "nearly stands below."
         )
     return (
         f"Each value of {plan.unit} at a client, with all its rows together (at most "
         f"{_prompts(plan)} of one value count): whether any one {plan.unit} was in a "
-        "client's data, and with that all that its rows say. With or without all "
-        f"rows of one {plan.unit}, what the run publishes is nearly equally likely."
+        "client's data, and what its rows say beyond what those of others tell "
+        "anyway. With or without all of them whatever the run publishes has nearly "
+        "the same chance to come about; how nearly stands below."
     )
 
 
@@ -164,6 +166,11 @@ def _how_far(plan: Plan, facts: Mapping[str, Any]) -> str:
         strength = "is strong"
     elif epsilon <= 4:
         strength = "is moderate"
+    elif epsilon > 20:
+        strength = (
+            "is so large that nobody should rely on it: what limits a guess, if "
+            "anything, is the noise, in the last column"
+        )
     else:
         strength = (
             "is weak by itself: taken as a number alone it hardly limits a guess, and "
@@ -173,7 +180,8 @@ def _how_far(plan: Plan, facts: Mapping[str, Any]) -> str:
         f"Up to epsilon {facts['epsilon_target']:g} and delta {facts['delta']:g}, for "
         f"all {plan.rounds} rounds together: seeing everything moves the odds that a "
         f"unit was there by a factor of at most e^{facts['epsilon_target']:g}, which "
-        f"is {_factor(epsilon)}, but for a chance of delta. This epsilon {strength}. "
+        f"is {_factor(epsilon)}, except with probability delta. This epsilon "
+        f"{strength}. "
         "For somebody who knows all the data but one unit and guesses whether that "
         "one was there:"
     )
@@ -206,23 +214,29 @@ def _guesses(plan: Plan, facts: Mapping[str, Any]) -> list[str]:
 
 def _not_protected(plan: Plan) -> list[str]:
     several = (
-        "somebody behind several prompts: k of them are covered by k times epsilon "
-        "only. Name the column that says whose a row is as the unit instead"
+        "somebody behind several prompts: two of them are covered by twice epsilon "
+        "and more than twice delta only, and so on. Name the column that says whose a "
+        "row is as the unit instead"
         if plan.unit == PROMPT
-        else f"somebody behind several values of {plan.unit}: k of them are covered by "
-        "k times epsilon only"
+        else f"somebody behind several values of {plan.unit}: two of them are "
+        "covered by twice epsilon and more than twice delta only, and so on"
     )
     return [
         "- the data from the client's own site: its machine, its operator and its "
-        "reward functions see them as before;",
-        "- who takes part, when messages are sent, and how large the data sets are;",
+        "reward functions see them as before, and so does any service that a reward "
+        "function asks;",
+        "- against a reward function that remembers or compares prompts: none of this "
+        "holds then, and nothing here can check it;",
+        "- who takes part, when messages are sent, and how large the data sets are "
+        "(state a rounded `units` where the exact number must not be known);",
         "- what is true of many units: that is what is learnt;",
         f"- {several}; likewise somebody with data at several clients;",
         "- against more clients that work together than stated above;",
         "- the model from a client that poisons its own update, though clipping and "
         "noise limit it;",
         "- what was known otherwise: what the base model has memorised, other runs on "
-        "the same data (their epsilons add up: see epsilon_cap), settings that were "
+        "the same data (each spends its own epsilon on top; epsilon_cap with a shared "
+        "[machine] state stops that), settings that were "
         "chosen by looking at the data, and evaluation sets declared public.",
     ]
 
@@ -248,7 +262,7 @@ def _terms(plan: Plan, facts: Mapping[str, Any]) -> str:
             f"{facts['clients']}, at least {plan.min_survivors} in every sum, "
             f"{plan.colluders} may collude; threshold {plan.threshold}",
         ),
-        ("rounds", f"{plan.rounds}, every one charged when it begins"),
+        ("rounds", f"{plan.rounds}, each paid for when it begins, also one that fails"),
         (
             "draw",
             f"each unit with probability {facts['sampling_rate']:g}, about {batch} "
@@ -277,9 +291,9 @@ def _terms(plan: Plan, facts: Mapping[str, Any]) -> str:
             ),
             (
                 "epsilon",
-                f"{facts['epsilon_pld']:.4f} by PLD (the claim), "
-                f"{facts['epsilon_rdp']:.4f} by RDP; target "
-                f"{facts['epsilon_target']:g}",
+                f"{facts['epsilon_pld']:.4f} is the claim (by PLD), of a target of "
+                f"{facts['epsilon_target']:g}; a looser accountant, as a cross-check: "
+                f"{facts['epsilon_rdp']:.4f} (by RDP)",
             ),
             ("delta", f"{facts['delta']:g}"),
         ]

@@ -44,8 +44,8 @@ class Learner:
         task: what it learns from.
         policy: the model; its adapter is replaced by what a round offers.
         folder: private state of this run, mode 0700.
-        progress: called with the prompts done and the prompts drawn, for the
-            operator's own eyes.
+        progress: called with the prompts done and the prompts drawn, which are
+            private, and once a round with two equal numbers, at the end.
     """
 
     def __init__(
@@ -114,17 +114,22 @@ class Learner:
         A failure after the draw must not decide whether this client stays in the
         round, since that would be a release: the unit counts as zeros instead.
         """
-        groups = self._generate_for(contribution, drawn)
+        groups = self._generate_for(contribution, drawn, self._progress)
         if groups is None:
             # One of them is to blame, and its mates must not suffer for it.
             groups = {}
             for unit in drawn:
                 groups |= self._generate_for(contribution, [unit]) or {}
+        if self._progress is not None:
+            self._progress(1, 1)
         failed = set(drawn) - set(groups)
         return {unit: groups.get(unit, []) for unit in drawn}, failed
 
     def _generate_for(
-        self, contribution: Contribution, chosen: Sequence[str]
+        self,
+        contribution: Contribution,
+        chosen: Sequence[str],
+        progress: Progress | None = None,
     ) -> dict[str, list[Group]] | None:
         """Completions of some units, or None where generating them failed."""
         if not chosen:
@@ -143,7 +148,7 @@ class Learner:
                 flat,
                 np.concatenate(numbers),
                 settings,
-                self._progress_over(len(flat)),
+                None if progress is None else _below_end(progress, len(flat)),
             )
         # Whatever it is: an exception that ended this client's round would tell that
         # a unit which causes it was drawn.
@@ -152,19 +157,6 @@ class Learner:
             return None
         following = iter(made)
         return {unit: [next(following) for _ in prompts[unit]] for unit in chosen}
-
-    def _progress_over(self, total: int) -> Callable[[int], None] | None:
-        """Counts the prompts that are done, for the operator's bar."""
-        if self._progress is None:
-            return None
-        show, done = self._progress, 0
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            show(done, total)
-
-        return advance
 
     def _score(self, unit: str, groups: list[Group]) -> list[NDArray[np.float64]]:
         """Rewards of a unit's groups, one a prompt, shape (G,); NaN where missing."""
@@ -247,6 +239,19 @@ class Learner:
 
 
 _BASELINE = "baseline.json"
+
+
+def _below_end(progress: Progress, total: int) -> Callable[[int], None]:
+    """Tells of the prompts that are done, all but the end."""
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if done < total:
+            progress(done, total)
+
+    return advance
 
 
 def _centred_mean(task: Task, values: Sequence[NDArray[np.float64]]) -> float:

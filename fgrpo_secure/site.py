@@ -24,6 +24,7 @@ from fgrpo_secure.evaluate import evaluate
 from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.policy import Policy
 from fgrpo_secure.learner import Learner
+from fgrpo_secure.registration import recipe_digest
 from fgrpo_secure.secrets import (
     identity_key,
     private_directory,
@@ -175,11 +176,24 @@ def open_site(
         PrivacyError: a ledger that does not verify, or a budget that is spent.
     """
     check_plan(plan, config)
+    if plan.recipe != recipe_digest(config):
+        msg = (
+            "the plan has another recipe than this site's configuration, base model "
+            "and settings of learning; compare these with the other parties"
+        )
+        raise PlanMismatchError(msg)
     torch.set_num_threads(config.machine.threads)
     policy = load_run_policy(config)
     clients = {}
     for name in names:
         task = load_task(config, config.client_named(name), policy)
+        if len(task.units) > plan.client(name).units:
+            msg = (
+                f"the plan states fewer units for client {name!r} than it has; state "
+                "`units` as a number that is not below it, since delta is held "
+                "against it"
+            )
+            raise PlanMismatchError(msg)
         private = private_directory(folder.private(name))
         key = identity_key(private)
         roster = folder.roster(plan)
@@ -190,7 +204,7 @@ def open_site(
             task=task,
             policy=policy,
             folder=private_directory(folder.of_run(name, run)),
-            progress=_labelled(progress, name),
+            progress=TenthsOfADraw(progress, f"rollouts {name}"),
         )
         clients[name] = Client(
             plan=plan,
@@ -242,6 +256,7 @@ def open_client_ledger(
     opened = history.opened if isinstance(history.opened, ClientOpened) else None
     # A cap holds at the delta of the first run: a larger one would make it cheaper.
     delta = Decimal(plan.delta) if opened is None else opened.cap_delta
+    _check_promise(plan, opened, name, ledger)
     event = registered_event(plan)
     lifetime = charged(history.lifetime, event, plan.rounds)
     needed = spend_of(lifetime, delta, plan.rounds)
@@ -266,6 +281,31 @@ def open_client_ledger(
         )
     )
     return ledger
+
+
+def _check_promise(
+    plan: Plan, opened: ClientOpened | None, name: str, ledger: Ledger
+) -> None:
+    """Keep baselines that promise nothing and runs that do in ledgers apart.
+
+    Raises:
+        BudgetExceededError: the one would follow the other.
+    """
+    if opened is None or plan.promises_privacy == opened.cap_epsilon.is_finite():
+        return
+    ledger.close()
+    if plan.promises_privacy:
+        msg = (
+            f"the ledger of client {name!r} holds a baseline without noise, after "
+            "which no epsilon is left to promise; this data set has none any more"
+        )
+    else:
+        msg = (
+            f"the ledger of client {name!r} caps what its data may spend, and a "
+            "baseline without noise (epsilon = inf) passes every cap; run baselines "
+            "on public data, with a [machine] state of their own"
+        )
+    raise BudgetExceededError(msg)
 
 
 def check_pinned(ledger: Ledger, plan: Plan, folder: RunFolder) -> None:
@@ -304,6 +344,7 @@ def check_plan(plan: Plan, config: RunConfig) -> None:
         Decimal(plan.delta),
         plan.rounds,
         plan.sampling_rate,
+        plan.clip_norm,
         plan.min_survivors,
         plan.colluders,
         tuple(client.name for client in plan.clients),
@@ -315,6 +356,7 @@ def check_plan(plan: Plan, config: RunConfig) -> None:
         config.privacy.delta,
         config.privacy.rounds,
         Fraction(config.privacy.sampling_rate),
+        Fraction(config.privacy.clip_norm),
         config.federation.min_survivors,
         config.federation.colluders,
         tuple(client.name for client in config.client),
@@ -322,8 +364,38 @@ def check_plan(plan: Plan, config: RunConfig) -> None:
     if stated != accepted:
         msg = "the plan has other terms than the configuration; see both again"
         raise PlanMismatchError(msg)
+    for client in config.client:
+        if client.units not in {None, plan.client(client.name).units}:
+            msg = (
+                f"the plan states another number of units for client {client.name!r} "
+                "than the configuration; see both again"
+            )
+            raise PlanMismatchError(msg)
 
 
-def _labelled(progress: SiteProgress, name: str) -> Callable[[int, int], None]:
-    """Tenths of the work: how many units were drawn is nobody else's business."""
-    return lambda done, total: progress(f"rollouts {name}", 10 * done // total, 10)
+class TenthsOfADraw:
+    """Progress that says the same of every draw, whatever its size: ten steps, once.
+
+    How many units were drawn is nobody else's business, and a bar that moves by units
+    tells it. An empty draw moves through the same steps.
+
+    Args:
+        progress: what is told.
+        label: of the bar.
+    """
+
+    def __init__(self, progress: SiteProgress, label: str) -> None:
+        self._progress = progress
+        self._label = label
+        self._shown = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        """Move on; a draw is over where `done` is `total`, and the next one begins.
+
+        Guarantee:
+            Between two ends the steps 1 to 10 are told, each once and in order.
+        """
+        reached = 10 if done == total else min(9, 10 * done // total)
+        for step in range(self._shown + 1, reached + 1):
+            self._progress(self._label, step, 10)
+        self._shown = 0 if done == total else max(self._shown, reached)

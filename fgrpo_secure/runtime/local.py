@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -20,6 +21,7 @@ from typing import Self
 
 from fgrpo_secure.config import load_config
 from fgrpo_secure.errors import FgrpoError, StateError, said_by_kernel
+from fgrpo_secure.secrets import write_atomically
 from fgrpo_secure.site import RunFolder, open_site
 from privacy.errors import PrivacyError
 from privacy.plan import Plan
@@ -250,8 +252,8 @@ def _work(pipe: Connection, order: WorkerOrder) -> None:
         pipe.send_bytes(message.integer(done).integer(total).finish())
 
     root = Path(order.root)
+    config, _ = load_config(str(root / "config.toml"))
     try:
-        config, _ = load_config(str(root / "config.toml"))
         plan = Plan.from_json(parse_canonical_json((root / "plan.json").read_bytes()))
         folder = RunFolder.of(root, config)
         site = open_site(config, plan, folder, order.names, order.run, progress)
@@ -261,6 +263,13 @@ def _work(pipe: Connection, order: WorkerOrder) -> None:
     except PrivacyError as error:
         what, fix = said_by_kernel(error, "Nothing was spent. See docs/ledger.md.")
         pipe.send_bytes(_failed(what, fix, REFUSAL_EXIT))
+        return
+    except Exception as error:
+        # Another library's text may quote data, so it stays in the clients' folder.
+        path = RunFolder.of(root, config).store / "crash.log"
+        write_atomically(path, traceback.format_exc().encode(), private=True)
+        what = f"A client met an unexpected error ({type(error).__name__})."
+        pipe.send_bytes(_failed(what, f"Look at {path}, which may quote data.", 1))
         return
     pipe.send_bytes(Writer().integer(_Kind.READY).finish())
     while True:

@@ -225,6 +225,12 @@ class History:
                 record.cap_delta == self.opened.cap_delta,
                 "a cap at another delta than before",
             )
+            # A baseline without noise would undo every cap that was recorded.
+            _require(
+                record.cap_epsilon.is_infinite()
+                <= self.opened.cap_epsilon.is_infinite(),
+                "no cap, where there was one before",
+            )
         if self.opened is not None and self.terms is not None:
             _require(
                 record.roster[self.party] == self.opened.roster[self.party],

@@ -120,7 +120,7 @@ def test_a_plan_says_what_is_protected_from_whom_how_far_and_what_is_not():
         "the client's own site",
         "how large the data sets are",
         "what is true of many units",
-        "somebody behind several prompts: k of them are covered by k times epsilon",
+        "somebody behind several prompts: two of them are covered by twice epsilon",
         "poisons its own update",
         "what the base model has memorised",
     ):
@@ -171,7 +171,7 @@ def test_a_plan_that_promises_nothing_shouts(capsys):
     assert shown.count("NO GUARANTEE") == 2
     assert shown.count("NO PRIVACY: epsilon is infinity") == 2
     assert "Protected" not in shown
-    assert "nearly equally likely" not in shown
+    assert "nearly the same chance" not in shown
     assert "protects" not in shown
 
 

@@ -1,13 +1,17 @@
 """Phases over pipes: full ones, late answers, false ones, and workers that end."""
 
+import shutil
 import threading
 import time
 from multiprocessing import Pipe
 
 import pytest
 
+from fgrpo_secure.runtime import local
 from fgrpo_secure.runtime.local import LocalExchange, _Kind, _Worker
+from fgrpo_secure.secrets import private_directory
 from privacy.wire import Reader, Writer
+from tests.end_to_end.program import write_config
 
 PATIENCE = 10.0
 ENDLESS = 60.0
@@ -204,3 +208,31 @@ def test_a_worker_that_ended_between_two_phases_is_reported(fakes):
     fakes.end(0)
     assert fakes.ask("roster", messages) == {"other": b"y"}
     assert fakes.silences == {"a": "its process has ended"}
+
+
+def test_what_an_unexpected_error_says_stays_in_the_clients_folder(
+    tmp_path, monkeypatch
+):
+    path = write_config(tmp_path / "given")
+    root = tmp_path / "run"
+    private_directory(root / "clients")
+    shutil.copy(path, root / "config.toml")
+
+    def bug(*arguments):
+        message = "a value of the data"
+        raise TypeError(message)
+
+    monkeypatch.setattr(local, "open_site", bug)
+    monkeypatch.setattr(local.Plan, "from_json", lambda value: None)
+    monkeypatch.setattr(local.signal, "signal", lambda *arguments: None)
+    (root / "plan.json").write_bytes(b"{}")
+    ours, theirs = Pipe()
+    local._work(theirs, local.WorkerOrder(str(root), ("count",), bytes(16)))
+    reader = Reader(ours.recv_bytes())
+    assert reader.integer() == _Kind.FAILED
+    what, fix = reader.text(), reader.text()
+    assert "TypeError" in what
+    assert "a value of the data" not in what + fix
+    log = root / "clients" / "crash.log"
+    assert "a value of the data" in log.read_text("utf-8")
+    assert log.stat().st_mode & 0o077 == 0

@@ -9,8 +9,15 @@ import pytest
 from fgrpo_secure import site as site_module
 from fgrpo_secure.config import load_config
 from fgrpo_secure.errors import ConfigurationError, ModelError, StateError
+from fgrpo_secure.registration import recipe_digest
 from fgrpo_secure.secrets import identity_key, private_directory
-from fgrpo_secure.site import RunFolder, check_plan, open_client_ledger, open_site
+from fgrpo_secure.site import (
+    RunFolder,
+    TenthsOfADraw,
+    check_plan,
+    open_client_ledger,
+    open_site,
+)
 from fgrpo_secure.task import load_run_policy, load_task
 from privacy.contribution import charge, registered_event
 from privacy.crypto import SigningKey
@@ -193,6 +200,26 @@ def test_no_cap_of_a_client_allows_a_plan_that_promises_nothing(sites):
     assert sites.opened()[0]["cap_epsilon"] == "infinity"
 
 
+@pytest.mark.parametrize("given", [(), (capped(200),)], ids=["its target", "its own"])
+def test_no_baseline_follows_in_a_ledger_that_has_a_cap(sites, given):
+    plan = plan_of()
+    sites.complete(sites.open(plan, *given), plan)
+    before = sites.ledger_path.read_bytes()
+    with pytest.raises(BudgetExceededError, match="baseline"):
+        sites.open(
+            plan_of(**NO_PROMISE), "privacy.epsilon=inf", run=SECOND, folder="second"
+        )
+    assert sites.ledger_path.read_bytes() == before
+
+
+def test_nothing_is_promised_after_a_baseline_on_the_same_data(sites):
+    baseline = plan_of(**NO_PROMISE)
+    sites.complete(sites.open(baseline, "privacy.epsilon=inf"), baseline)
+    with pytest.raises(BudgetExceededError, match="no epsilon is left"):
+        sites.open(plan_of(), capped(10**9), run=SECOND, folder="second")
+    assert len(sites.opened()) == 1
+
+
 def test_without_a_cap_of_its_own_a_client_takes_the_epsilon_it_configured(sites):
     plan = plan_of()
     spends = cost(plan, plan.rounds)
@@ -276,6 +303,7 @@ OTHER_TERMS = {
     "delta": {"delta": "0.0000123"},
     "rounds": {"rounds": 9},
     "sampling rate": {"sampling_rate": Fraction(1, 7)},
+    "clip norm": {"clip_norm": Fraction(1, 11)},
     "survivors": {"min_survivors": 4},
     "colluders": {"colluders": 0},
     "a client more": {"clients": (*CLIENTS, ClientTerms("zeta", 40))},
@@ -291,6 +319,50 @@ def test_a_plan_with_other_terms_than_the_configuration_is_refused(sites, change
     other = replace(plan, **changes)
     with pytest.raises(PlanMismatchError, match="other terms"):
         check_plan(other, config)
+
+
+def test_a_plan_with_another_number_of_units_than_declared_is_refused(sites):
+    config = sites.config(f"client.{NAME}.units=40")
+    check_plan(matching(config), config)
+    larger = sites.config(f"client.{NAME}.units=41")
+    with pytest.raises(PlanMismatchError, match="number of units"):
+        check_plan(matching(larger), larger)
+
+
+def opening(sites, config, plan):
+    folder = sites.run_folder(plan=plan)
+    return open_site(config, plan, folder, [NAME], FIRST, lambda *_: None)
+
+
+def test_a_plan_of_another_recipe_is_refused(sites):
+    config = sites.config("machine.microbatch=1")
+    with pytest.raises(PlanMismatchError, match="recipe"):
+        opening(sites, config, matching(config))
+
+
+def test_a_plan_that_states_fewer_units_than_there_are_is_refused(sites):
+    config = sites.config("machine.microbatch=1")
+    plan = replace(matching(config), recipe=recipe_digest(config))
+    clients = tuple(replace(client, units=UNITS) for client in plan.clients)
+    assert opening(sites, config, replace(plan, clients=clients))
+    few = tuple(replace(client, units=UNITS - 1) for client in plan.clients)
+    with pytest.raises(PlanMismatchError, match="fewer units"):
+        opening(sites, config, replace(plan, clients=few))
+
+
+@pytest.mark.parametrize("microbatch", [1, 8])
+def test_progress_says_the_same_of_every_draw(microbatch):
+    """However many prompts were drawn, and whether or not generating them failed."""
+    for total in (0, 1, 2, 7, 9, 10, 11, 89, 180):
+        told = []
+        tenths = TenthsOfADraw(lambda *step: told.append(step), "rollouts")
+        for _ in range(2):
+            for done in range(microbatch, total, microbatch):
+                tenths(done, total)
+                if done == 3 * microbatch:
+                    break
+            tenths(1, 1)
+        assert told == [("rollouts", step, 10) for step in range(1, 11)] * 2
 
 
 def test_a_site_looks_at_the_plan_before_anything_is_opened(sites, monkeypatch):

@@ -94,6 +94,7 @@ def test_a_second_run_on_the_same_data_may_be_opened(alpha):
     [
         ("another data set", lambda r: {"data": "11" * 16}),
         ("a cap at another delta", lambda r: {"cap_delta": "0.001"}),
+        ("no cap, where", lambda r: {"cap_epsilon": "infinity"}),
         ("a run that was opened", lambda r: {"run": r["run"]}),
         ("another privacy unit", lambda r: {"plan": r["plan"] | {"unit": "patient"}}),
         ("another key", lambda r: {"roster": r["roster"] | {"alpha": "11" * 32}}),
