@@ -19,14 +19,17 @@ from torch import Tensor, nn
 
 from fgrpo_secure.errors import ModelError
 from fgrpo_secure.grpo.adapter import adapter_off, trainable_tensors
+from fgrpo_secure.grpo.logps import packed_logps, row_logps
 from fgrpo_secure.grpo.loss import LossSettings, group_loss
 from fgrpo_secure.grpo.packing import (
+    Columns,
     Group,
-    completion_logps,
-    group_inputs,
     left_padded,
     microbatches,
+    packed_columns,
+    packed_inputs,
     padded_width,
+    row_inputs,
 )
 from fgrpo_secure.grpo.policy import Policy
 
@@ -71,7 +74,16 @@ class UnitGradients:
         """
         self._policy = policy
         self._settings = settings
-        self._dimension = sum(p.numel() for p in trainable_tensors(policy.model))
+        self._tensors = trainable_tensors(policy.model)
+        # Opacus looks through all of a module time and again. It is given the trained
+        # layers only, under a parent of their own: a search of the whole network would
+        # take as long as a small model's pass.
+        self._layers = nn.ModuleList(
+            module
+            for module in policy.network.modules()
+            if any(p.requires_grad for p in module.parameters(recurse=False))
+        )
+        self._dimension = sum(p.numel() for p in self._tensors)
 
     def compute(
         self, units: Sequence[Sequence[ScoredGroup]]
@@ -123,40 +135,55 @@ class UnitGradients:
         self, items: Sequence[ScoredGroup]
     ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
         """Numbers of groups and their gradients, shape (len(numbers), d)."""
-        limit = self._settings.loss.max_tokens
-        shapes = [
-            (
-                item.group.prompt_ids.shape[0],
-                item.group.completion_ids.shape[0],
-                padded_width(int(item.group.completion_mask.sum(-1).max()), limit),
-            )
-            for item in items
-        ]
-        for (_, _, tokens), chosen in microbatches(
+        shapes = [self._shape(item.group) for item in items]
+        for (_, _, width), chosen in microbatches(
             shapes, self._settings.microbatch_units
         ):
-            yield chosen, self._gradients([items[i] for i in chosen], tokens)
+            yield chosen, self._gradients([items[i] for i in chosen], width)
+
+    def _shape(self, group: Group) -> tuple[int, tuple[int, ...], int]:
+        """What decides the shape of a group's pass: numbers of the group alone.
+
+        Returns:
+            Tokens of the prompt, the shape of the completions, and the width that they
+            are padded to: tokens of all of them together if packed, else of each.
+        """
+        mask, prompt = group.completion_mask, group.prompt_ids.shape[0]
+        size, tokens = mask.shape
+        if self._dtype(prompt) is None:
+            width = padded_width(int(mask.sum(-1).max()), tokens)
+        else:
+            width = padded_width(prompt + packed_columns(mask)) - prompt
+        return prompt, (size, tokens), width
+
+    def _dtype(self, prompt: int) -> torch.dtype | None:
+        """The dtype of a packed mask behind prompts of a width; None if by rows."""
+        return self._policy.mask_dtype(prompt + self._settings.loss.max_tokens)
 
     def _gradients(
-        self, items: Sequence[ScoredGroup], tokens: int
+        self, items: Sequence[ScoredGroup], width: int
     ) -> NDArray[np.float32]:
         """Gradients of at most one micro-batch of groups of one shape."""
         policy, settings = self._policy, self._settings
-        batch = _stacked(items, tokens, settings.microbatch_units, policy)
-        width = batch.prompt_ids.shape[1]
-        dtype = policy.mask_dtype(width + settings.loss.max_tokens)
+        batch = _stacked(items, settings.microbatch_units, policy)
         reference = None
         if settings.loss.kl_coefficient > 0:
             with adapter_off(policy.model), torch.no_grad():
-                reference = self._logps(batch, dtype)
-        with _per_sample(policy) as tensors:
-            logps = self._logps(batch, dtype)
+                reference = self._logps(batch, width)
+        with self._per_sample():
+            logps = self._logps(batch, width)
             # One step is taken with the weights that generated, so the behaviour's
             # log-probabilities are the policy's own. `vmap` keeps the groups apart.
             losses = torch.vmap(
                 partial(group_loss, settings=settings.loss),
                 in_dims=(0, 0, 0, 0, None if reference is None else 0),
-            )(logps, logps.detach(), batch.mask, batch.advantages, reference)
+            )(
+                logps,
+                logps.detach(),
+                batch.mask[:, :, : logps.shape[2]],
+                batch.advantages,
+                reference,
+            )
             with warnings.catch_warnings():
                 # Nothing below the lowest trained layer needs a gradient, which torch
                 # points out to the hooks of that layer.
@@ -164,20 +191,45 @@ class UnitGradients:
                 losses.sum().backward()
             flat = [
                 _grad_sample(tensor).reshape(len(batch.mask), -1, tensor.numel()).sum(1)
-                for tensor in tensors
+                for tensor in self._tensors
             ]
             return torch.cat(flat, 1)[: len(items)].float().cpu().numpy()
 
-    def _logps(self, batch: "_Batch", dtype: torch.dtype | None) -> Tensor:
-        size, tokens = batch.ids.shape[1:]
-        inputs = group_inputs(
-            batch.prompt_ids, batch.prompt_mask, batch.ids, batch.mask, dtype
-        )
-        keep = 1 + (tokens if dtype is None else size * tokens)
-        logits, _ = self._policy.forward(inputs, keep)
-        return completion_logps(
-            logits, batch.ids, self._settings.temperature, packed=dtype is not None
-        )
+    @contextmanager
+    def _per_sample(self) -> Iterator[None]:
+        """Put Opacus's hooks on the trained layers for one forward and backward pass.
+
+        The hooks act in training mode only, so the trained layers are switched to it by
+        themselves; all others stay in evaluation mode, without dropout.
+        """
+        hooked = GradSampleModule(self._layers, strict=False, loss_reduction="sum")
+        try:
+            for layer in self._layers:
+                layer.training = True
+            yield
+        finally:
+            for layer in self._layers:
+                layer.training = False
+                # Activations of a pass that was cut short must not meet the next one.
+                vars(layer).pop("activations", None)
+                vars(layer).pop("max_batch_len", None)
+            hooked.to_standard_module()
+            for tensor in self._tensors:
+                tensor.grad = None
+
+    def _logps(self, batch: "_Batch", width: int) -> Tensor:
+        """Log-probabilities, shape (B, G, T); by rows of the first `width` tokens."""
+        policy, temperature = self._policy, self._settings.temperature
+        dtype = self._dtype(batch.prompt_ids.shape[1])
+        prompts = batch.prompt_ids, batch.prompt_mask
+        if dtype is None:
+            ids, mask = batch.ids[:, :, :width], batch.mask[:, :, :width]
+            logits, _ = policy.forward(row_inputs(*prompts, ids, mask), width + 1)
+            return row_logps(logits, ids, temperature)
+        columns = Columns.of(batch.mask, width)
+        inputs = packed_inputs(*prompts, batch.ids, columns, dtype)
+        logits, _ = policy.forward(inputs, width + 1)
+        return packed_logps(logits, batch.ids, columns, temperature)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,12 +243,10 @@ class _Batch:
     advantages: Tensor
 
 
-def _stacked(
-    items: Sequence[ScoredGroup], tokens: int, slots: int, policy: Policy
-) -> _Batch:
+def _stacked(items: Sequence[ScoredGroup], slots: int, policy: Policy) -> _Batch:
     """Groups of one shape as tensors, with dummies in the slots that are left."""
     first = items[0].group
-    width, size = first.prompt_ids.shape[0], first.completion_ids.shape[0]
+    width, (size, tokens) = first.prompt_ids.shape[0], first.completion_ids.shape
     empty = slots - len(items)
     prompt_ids, prompt_mask = left_padded([], width, empty, policy.pad_id)
     groups = [item.group for item in items]
@@ -209,12 +259,10 @@ def _stacked(
             for tensor in (
                 torch.cat([torch.stack([g.prompt_ids for g in groups]), prompt_ids]),
                 torch.cat([torch.stack([g.prompt_mask for g in groups]), prompt_mask]),
-                torch.cat(
-                    [torch.stack([g.completion_ids[:, :tokens] for g in groups]), ids]
-                ),
+                torch.cat([torch.stack([g.completion_ids for g in groups]), ids]),
                 torch.cat(
                     [
-                        torch.stack([g.completion_mask[:, :tokens] for g in groups]),
+                        torch.stack([g.completion_mask for g in groups]),
                         torch.zeros_like(ids, dtype=torch.bool),
                     ]
                 ),
@@ -222,35 +270,6 @@ def _stacked(
             )
         )
     )
-
-
-@contextmanager
-def _per_sample(policy: Policy) -> Iterator[tuple[nn.Parameter, ...]]:
-    """Put Opacus's hooks on the trained layers for one forward and backward pass.
-
-    The hooks act in training mode only, so the trained layers are switched to it by
-    themselves; all others stay in evaluation mode, without dropout.
-    """
-    tensors = trainable_tensors(policy.model)
-    hooked = GradSampleModule(policy.network, strict=False, loss_reduction="sum")
-    layers = [
-        module
-        for module in policy.network.modules()
-        if any(p.requires_grad for p in module.parameters(recurse=False))
-    ]
-    try:
-        for layer in layers:
-            layer.training = True
-        yield tensors
-    finally:
-        for layer in layers:
-            layer.training = False
-            # Activations of a pass that was cut short must not meet the next one.
-            vars(layer).pop("activations", None)
-            vars(layer).pop("max_batch_len", None)
-        hooked.to_standard_module()
-        for tensor in tensors:
-            tensor.grad = None
 
 
 def _grad_sample(tensor: nn.Parameter) -> Tensor:

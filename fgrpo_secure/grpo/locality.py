@@ -6,6 +6,8 @@ nobody promises it. So it is tried, on public dummies, with this model on this m
 before anything is drawn. What passes is tested and not proven.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 from fgrpo_secure.errors import ModelError
 from fgrpo_secure.grpo.adapter import read_vector, write_vector
 from fgrpo_secure.grpo.gradient import GradientSettings, ScoredGroup, UnitGradients
-from fgrpo_secure.grpo.packing import Group
+from fgrpo_secure.grpo.packing import WIDTH_STEP, Group
 from fgrpo_secure.grpo.policy import Policy
 from fgrpo_secure.grpo.rollout import RolloutSettings, generate
 
@@ -57,7 +59,7 @@ def verify_locality(
                 policy, [prompts[i] for i in order], uniforms[order], rollout
             )
             vectors = UnitGradients(policy, gradient).compute(
-                [[ScoredGroup(g, _advantages(g))] for g in groups]
+                [[ScoredGroup(_uneven(g), _advantages(g))] for g in groups]
             )
             for index, group, vector in zip(order, groups, vectors, strict=True):
                 known = seen.setdefault(index, (group, vector))
@@ -73,13 +75,27 @@ def _dummies(
     generator = torch.Generator().manual_seed(_SEED)
     vocabulary = policy.network.config.get_text_config().vocab_size
     top = settings.max_prompt_tokens
+    # All lengths that are padded to the widest shape, so that any two may be mates.
+    spread = top - (top - 1) // WIDTH_STEP * WIDTH_STEP
     prompts = [
-        torch.randint(vocabulary, (max(1, top - i % 7),), generator=generator).tolist()
+        torch.randint(vocabulary, (top - i % spread,), generator=generator).tolist()
         for i in range(count)
     ]
     shape = (count, settings.group_size, settings.max_tokens)
     uniforms = torch.rand(shape, generator=generator, dtype=torch.float64)
     return prompts, uniforms.numpy()
+
+
+def _uneven(group: Group) -> Group:
+    """The group with lengths that differ, and are those of every other dummy.
+
+    Only groups of one width share a micro-batch, and where they ended by themselves
+    they would hardly ever meet.
+    """
+    size, tokens = group.completion_mask.shape
+    lengths = torch.full((size, 1), tokens)
+    lengths[1::2] = (tokens + 1) // 2
+    return replace(group, completion_mask=torch.arange(tokens) < lengths)
 
 
 def _advantages(group: Group) -> NDArray[np.float64]:

@@ -1,11 +1,12 @@
 """How prompts and completions become tensors of a fixed shape.
 
 A group is one prompt and its G completions. In the *packed* layout a group is one row
-of the batch: the prompt once, then all completions, under a mask that lets a completion
-see the prompt and itself only. The prompt is computed once rather than G times, and a
-row of the batch is a whole group, so per-row gradients are already per-group gradients.
-In the *row* layout every completion is a row of its own, for models that do not take a
-mask of four axes.
+of the batch: the prompt once, then all completions end to end, under a mask that lets a
+completion see the prompt and itself only. The prompt is computed once rather than G
+times, short completions take no more room than they have tokens, and a row of the batch
+is a whole group, so per-row gradients are already per-group gradients. In the *row*
+layout every completion is a row of its own, for models that do not take a mask of four
+axes.
 
 Shapes never depend on batch mates. A micro-batch has a fixed number of slots, which
 dummies fill up, and its width is a function of each group's own length: only groups of
@@ -19,9 +20,14 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-WIDTH_STEP = 32
-"""Prompts are padded to a multiple of this many tokens, completions likewise."""
+WIDTH_STEP = 8
+"""Prompts are padded to a multiple of this many tokens, completions and rows likewise.
+
+Kernels compute several tokens at once. A row that were no multiple of that would be
+rounded differently from slot to slot.
+"""
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -67,9 +73,10 @@ class ModelInputs:
     positions: Tensor
 
 
-def padded_width(length: int, limit: int) -> int:
+def padded_width(length: int, limit: int | None = None) -> int:
     """The width that `length` tokens are padded to, at most `limit`."""
-    return min(-(-max(length, 1) // WIDTH_STEP) * WIDTH_STEP, limit)
+    width = -(-max(length, 1) // WIDTH_STEP) * WIDTH_STEP
+    return width if limit is None else min(width, limit)
 
 
 def microbatches(keys: Sequence[Key], slots: int) -> Iterator[tuple[Key, list[int]]]:
@@ -146,116 +153,161 @@ def prompt_inputs(ids: Tensor, mask: Tensor, dtype: torch.dtype | None) -> Model
 
 
 def step_inputs(
-    tokens: Tensor, prompt_mask: Tensor, step: int, dtype: torch.dtype | None
+    tokens: Tensor,
+    prompt_mask: Tensor,
+    step: int,
+    going: Tensor,
+    owners: Tensor,
+    dtype: torch.dtype,
 ) -> ModelInputs:
-    """The forward pass over one new token of every completion, with a cache.
+    """The forward pass over one new token of each completion, packed, with a cache.
 
-    Packed, the cache holds the prompt and then, step after step, one token of each
-    completion; a completion sees every G-th of them.
+    The cache holds the prompt and then, step after step, a token of each completion
+    that was going on; a completion sees the prompt and its own tokens.
+
+    Args:
+        tokens: shape (B, N), int64, the tokens number `step` (from 0) of completions.
+        prompt_mask: shape (B, P), bool.
+        step: How many tokens of each of these completions the cache holds already.
+        going: shape (N,), int64, which completions of the groups these are.
+        owners: shape (K,), int64, whose each token behind the prompt is, the new ones
+            included.
+        dtype: The dtype of the mask.
+    """
+    slots, count = tokens.shape
+    positions = prompt_mask.sum(-1, keepdim=True).expand(-1, count) + step
+    prompt = prompt_mask[:, None].expand(-1, count, -1)
+    own = (going[:, None] == owners).expand(slots, -1, -1)
+    return ModelInputs(tokens, additive(torch.cat([prompt, own], -1), dtype), positions)
+
+
+def row_step_inputs(tokens: Tensor, prompt_mask: Tensor, step: int) -> ModelInputs:
+    """The forward pass over one new token of every completion, by rows, with a cache.
 
     Args:
         tokens: shape (B, G), int64, the tokens number `step` (from 0) of completions.
         prompt_mask: shape (B, P), bool.
         step: How many tokens of each completion the cache holds already.
-        dtype: The dtype of a packed mask, or None for the row layout.
     """
     slots, size = tokens.shape
     positions = prompt_mask.sum(-1, keepdim=True).expand(-1, size) + step
-    if dtype is None:
-        mask = prompt_mask.repeat_interleave(size, 0).long()
-        mask = torch.cat([mask, mask.new_ones(slots * size, step + 1)], -1)
-        return ModelInputs(tokens.reshape(-1, 1), mask, positions.reshape(-1, 1))
-    own = torch.eye(size, dtype=torch.bool, device=tokens.device).repeat(1, step + 1)
-    prompt = prompt_mask[:, None].expand(-1, size, -1)
-    allowed = torch.cat([prompt, own.expand(slots, -1, -1)], -1)
-    return ModelInputs(tokens, additive(allowed, dtype), positions)
+    mask = prompt_mask.repeat_interleave(size, 0).long()
+    mask = torch.cat([mask, mask.new_ones(slots * size, step + 1)], -1)
+    return ModelInputs(tokens.reshape(-1, 1), mask, positions.reshape(-1, 1))
 
 
-def group_inputs(
+def row_inputs(
     prompt_ids: Tensor,
     prompt_mask: Tensor,
     completion_ids: Tensor,
     completion_mask: Tensor,
-    dtype: torch.dtype | None,
 ) -> ModelInputs:
-    """The forward pass over whole groups, without a cache.
+    """The forward pass over whole groups in the row layout, without a cache.
 
     Args:
         prompt_ids: shape (B, P), int64.
         prompt_mask: shape (B, P), bool.
         completion_ids: shape (B, G, T), int64.
         completion_mask: shape (B, G, T), bool.
-        dtype: The dtype of a packed mask, or None for the row layout.
 
     Returns:
-        Inputs of B rows of P + G T tokens (packed) or of B G rows of P + T tokens.
+        Inputs of B G rows of P + T tokens.
     """
     slots, size, tokens = completion_ids.shape
     steps = torch.arange(tokens, device=prompt_ids.device)
     after = prompt_mask.sum(-1)[:, None, None] + steps.expand(slots, size, -1)
-    before = prompt_positions(prompt_mask)
-    if dtype is None:
-        parts = [
-            (prompt_ids, completion_ids),
-            (prompt_mask.long(), completion_mask.long()),
-            (before, after),
-        ]
-        ids, mask, positions = (
+    parts = [
+        (prompt_ids, completion_ids),
+        (prompt_mask.long(), completion_mask.long()),
+        (prompt_positions(prompt_mask), after),
+    ]
+    return ModelInputs(
+        *(
             torch.cat([prompt.repeat_interleave(size, 0), completion.flatten(0, 1)], -1)
             for prompt, completion in parts
         )
-        return ModelInputs(ids, mask, positions)
-    ids = torch.cat([prompt_ids, completion_ids.flatten(1)], -1)
-    positions = torch.cat([before, after.flatten(1)], -1)
-    width, length = prompt_ids.shape[1], ids.shape[1]
+    )
+
+
+def packed_columns(completion_mask: Tensor) -> int:
+    """How many tokens of a group's completions predict another: all but each last.
+
+    Args:
+        completion_mask: shape (G, T), bool.
+    """
+    return int(completion_mask[:, 1:].sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which tokens of the completions stand behind the prompt in a packed row.
+
+    The last token of a completion predicts nothing, so it has no column.
+
+    Attributes:
+        place: shape (B, C), int64, where a column's token lies among the G T of its
+            group; 0 in a column that pads.
+        present: shape (B, C), bool, false where a column pads.
+        tokens: T.
+    """
+
+    place: Tensor
+    present: Tensor
+    tokens: int
+
+    @staticmethod
+    def of(completion_mask: Tensor, width: int) -> "Columns":
+        """The columns of groups, each group's own first and padding behind.
+
+        Args:
+            completion_mask: shape (B, G, T), bool.
+            width: C, at least `packed_columns` of each group.
+        """
+        predicts = torch.zeros_like(completion_mask)
+        predicts[:, :, :-1] = completion_mask[:, :, 1:]
+        flat = pad(predicts.flatten(1).long(), (0, width))
+        place = flat.argsort(dim=-1, descending=True, stable=True)[:, :width]
+        present = flat.gather(1, place).bool()
+        tokens = completion_mask.shape[2]
+        return Columns(place.masked_fill(~present, 0), present, tokens)
+
+
+def packed_inputs(
+    prompt_ids: Tensor,
+    prompt_mask: Tensor,
+    completion_ids: Tensor,
+    columns: Columns,
+    dtype: torch.dtype,
+) -> ModelInputs:
+    """The forward pass over whole groups in the packed layout, without a cache.
+
+    Args:
+        prompt_ids: shape (B, P), int64.
+        prompt_mask: shape (B, P), bool.
+        completion_ids: shape (B, G, T), int64.
+        columns: C of each group's G T tokens.
+        dtype: The dtype of the mask.
+
+    Returns:
+        Inputs of B rows of P + C tokens.
+    """
+    group = columns.place.div(columns.tokens, rounding_mode="floor")
+    step = columns.place - group * columns.tokens
+    after = prompt_mask.sum(-1, keepdim=True) + step
+    ids = torch.cat([prompt_ids, completion_ids.flatten(1).gather(1, columns.place)], 1)
+    positions = torch.cat([prompt_positions(prompt_mask), after], 1)
+    slots, width, length = *prompt_ids.shape, ids.shape[1]
     allowed = torch.zeros(
         (slots, length, length), dtype=torch.bool, device=prompt_ids.device
     )
     allowed[:, :width, :width] = _prompt_block(prompt_mask)
     allowed[:, width:, :width] = prompt_mask[:, None]
-    own = torch.eye(size, dtype=torch.bool, device=prompt_ids.device)
-    past = steps[:, None] >= steps
-    allowed[:, width:, width:] = (own[:, None, :, None] & past[:, None]).reshape(
-        size * tokens, size * tokens
+    allowed[:, width:, width:] = (
+        (group[:, :, None] == group[:, None])
+        & (step[:, :, None] >= step[:, None])
+        & columns.present[:, None]
     )
     return ModelInputs(ids, additive(allowed, dtype), positions)
-
-
-def completion_logps(
-    logits: Tensor, completion_ids: Tensor, temperature: float, *, packed: bool
-) -> Tensor:
-    """Log-probabilities of the completions' tokens.
-
-    Args:
-        logits: The last G T + 1 positions of packed rows, shape (B, G T + 1, V), or the
-            last T + 1 positions of single rows, shape (B G, T + 1, V).
-        completion_ids: shape (B, G, T), int64.
-        temperature: What the logits are divided by, as while generating.
-        packed: Which layout the logits are in.
-
-    Returns:
-        Shape (B, G, T), float32.
-    """
-    slots, size, tokens = completion_ids.shape
-    logits = logits.float() / temperature
-    if not packed:
-        rows = logits[:, :-1].reshape(slots, size, tokens, -1)
-        return _chosen(rows, completion_ids)
-    # The prompt's last position predicts the first token of every completion.
-    first = logits[:, :1].expand(-1, size, -1)
-    rest = logits[:, 1:].reshape(slots, size, tokens, -1)[:, :, :-1]
-    return torch.cat(
-        [
-            _chosen(first, completion_ids[:, :, 0])[:, :, None],
-            _chosen(rest, completion_ids[:, :, 1:]),
-        ],
-        -1,
-    )
-
-
-def _chosen(logits: Tensor, ids: Tensor) -> Tensor:
-    picked = logits.gather(-1, ids[..., None])[..., 0]
-    return picked - logits.logsumexp(-1)
 
 
 def _prompt_block(mask: Tensor) -> Tensor:

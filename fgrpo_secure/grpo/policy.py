@@ -20,6 +20,7 @@ from transformers.utils import logging
 
 from fgrpo_secure.errors import ConfigurationError, DataError, ModelError
 from fgrpo_secure.grpo.adapter import LoraSettings, attach
+from fgrpo_secure.grpo.logps import packed_logps, row_logps
 from fgrpo_secure.grpo.packing import (
     Columns,
     Message,
@@ -28,9 +29,7 @@ from fgrpo_secure.grpo.packing import (
     left_padded,
     packed_columns,
     packed_inputs,
-    packed_logps,
     row_inputs,
-    row_logps,
 )
 
 

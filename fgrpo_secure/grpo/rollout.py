@@ -20,6 +20,7 @@ from fgrpo_secure.grpo.packing import (
     microbatches,
     padded_width,
     prompt_inputs,
+    row_step_inputs,
     step_inputs,
 )
 from fgrpo_secure.grpo.policy import Policy
@@ -148,18 +149,29 @@ def _microbatch(
     logits = logits.expand(-1, size, -1)
     if dtype is None and cache is not None:
         cache.batch_repeat_interleave(size)
+    going = torch.arange(size, device=policy.device)
+    owners = going[:0]
     for step in range(tokens):
-        chosen = _choose(logits, numbers[:, :, step], settings)
-        ids[:, :, step] = chosen.masked_fill(ended, policy.pad_id)
-        mask[:, :, step] = ~ended
-        ended = ended | torch.isin(chosen, eos)
+        over = ended[:, going]
+        chosen = _choose(logits, numbers[:, going, step], settings)
+        ids[:, going, step] = chosen.masked_fill(over, policy.pad_id)
+        mask[:, going, step] = ~over
+        ended[:, going] = over | torch.isin(chosen, eos)
         if step == tokens - 1 or bool(ended.all()):
             break
-        inputs = step_inputs(ids[:, :, step], device_mask, step, dtype)
-        logits, cache = policy.forward(
-            inputs, 1 if dtype is None else size, cache, use_cache=True
-        )
-        logits = logits.reshape(len(uniforms), size, -1)
+        if dtype is not None and len(uniforms) == 1:
+            # A unit that is alone has no mates whose numbers a change of shape could
+            # move, so what has ended takes part no more.
+            going = (~ended[0]).nonzero()[:, 0]
+        last = ids[:, going, step]
+        if dtype is None:
+            inputs, keep = row_step_inputs(last, device_mask, step), 1
+        else:
+            owners = torch.cat([owners, going])
+            inputs = step_inputs(last, device_mask, step, going, owners, dtype)
+            keep = len(going)
+        logits, cache = policy.forward(inputs, keep, cache, use_cache=True)
+        logits = logits.reshape(len(uniforms), len(going), -1)
 
     ids, mask = ids[: len(prompts)].cpu(), mask[: len(prompts)].cpu()
     texts = policy.decode(ids.flatten(0, 1), mask.flatten(0, 1))

@@ -5,8 +5,9 @@ from fgrpo_secure.errors import ConfigurationError, ModelError
 from fgrpo_secure.grpo.adapter import read_vector
 from fgrpo_secure.grpo.gradient import GradientSettings
 from fgrpo_secure.grpo.locality import verify_locality
+from fgrpo_secure.grpo.logps import packed_logps
 from fgrpo_secure.grpo.loss import LOSSES, LossSettings
-from fgrpo_secure.grpo.packing import completion_logps
+from fgrpo_secure.grpo.packing import microbatches
 from fgrpo_secure.grpo.policy import Policy
 from fgrpo_secure.grpo.rollout import RolloutSettings
 
@@ -45,9 +46,9 @@ def test_a_model_whose_mates_move_its_tokens_is_found(tiny_policy, monkeypatch):
 def test_a_gradient_that_moves_in_its_last_bits_is_found(tiny_policy, monkeypatch):
     def coupled(logits, *args, **kwargs):
         slots = torch.arange(len(logits))[:, None, None]
-        return completion_logps(logits * (1 + 1e-6 * slots), *args, **kwargs)
+        return packed_logps(logits * (1 + 1e-6 * slots), *args, **kwargs)
 
-    monkeypatch.setattr("fgrpo_secure.grpo.gradient.completion_logps", coupled)
+    monkeypatch.setattr("fgrpo_secure.grpo.gradient.packed_logps", coupled)
     policy = tiny_policy()
     before = read_vector(policy.model)
     with pytest.raises(ModelError, match="gradient changed"):
@@ -58,3 +59,21 @@ def test_a_gradient_that_moves_in_its_last_bits_is_found(tiny_policy, monkeypatc
 def test_a_text_too_long_for_the_model_is_found_before_the_draw(tiny_policy):
     with pytest.raises(ConfigurationError):
         verify_locality(tiny_policy(), *settings(2, prompt=61))
+
+
+@pytest.mark.parametrize("prompt", [1, 8, 9, 20, 32])
+def test_every_pass_of_the_probe_is_over_a_full_micro_batch(
+    tiny_policy, monkeypatch, prompt
+):
+    """A dummy that met no mates would prove nothing."""
+    taken = []
+
+    def recorded(keys, slots):
+        for key, chosen in microbatches(keys, slots):
+            taken.append(len(chosen))
+            yield key, chosen
+
+    for user in ("gradient", "rollout"):
+        monkeypatch.setattr(f"fgrpo_secure.grpo.{user}.microbatches", recorded)
+    verify_locality(tiny_policy(), *settings(4, prompt))
+    assert taken == [4] * 6

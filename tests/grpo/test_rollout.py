@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from fgrpo_secure.errors import ConfigurationError
+from fgrpo_secure.grpo.packing import WIDTH_STEP
 from fgrpo_secure.grpo.rollout import RolloutSettings, generate
 
 KINDS = ["llama", "qwen2", "gpt2", "bloom"]
@@ -50,13 +51,15 @@ def slow_completion(policy, prompt, numbers, temperature, top_p):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 0.8)])
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "slots"), [(1.0, 1.0, 3), (0.7, 0.8, 3), (1.0, 1.0, 1)]
+)
 def test_tokens_are_where_the_cumulated_distribution_passes_the_number(
-    tiny_policy, kind, temperature, top_p
+    tiny_policy, kind, temperature, top_p, slots
 ):
     policy = tiny_policy(kind)
     prompts = policy.encode_all(TEXTS)
-    settings = RolloutSettings(4, 6, temperature, top_p, 40, 3)
+    settings = RolloutSettings(4, 6, temperature, top_p, 40, slots)
     numbers = uniforms(len(prompts), 4, 6)
     groups = generate(policy, prompts, numbers, settings)
     ended = 0
@@ -184,7 +187,7 @@ def test_the_shape_of_every_pass_depends_on_the_units_own_length_alone(
         generate(policy, prompts, uniforms(len(prompts), 2, 3), settings)
         return shapes[0], len(set(shapes))
 
-    assert passes(3) == passes(3, 32) == passes(31, 1)
+    assert passes(3) == passes(3, WIDTH_STEP) == passes(WIDTH_STEP - 1, 1)
     assert passes(33) == passes(40, 33)
     assert passes(3, 33)[1] == 2 * passes(3)[1]
 
@@ -199,3 +202,24 @@ def test_rows_that_fill_their_width_are_treated_like_padded_ones(tiny_policy):
         group, _ = generate(policy, [full, mate], numbers, settings)
         assert not group.prompt_mask.all()
         assert group.prompt_mask.sum() == 40
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_what_has_ended_takes_part_no_more_where_a_unit_is_alone(
+    tiny_policy, monkeypatch, slots
+):
+    """With mates the shape stays as it is: theirs would change with this unit's."""
+    policy = tiny_policy()
+    settings = RolloutSettings(8, 20, max_prompt_tokens=40, microbatch_units=slots)
+    forward, widths = type(policy).forward, []
+
+    def recorded(self, inputs, *args, **kwargs):
+        widths.append(inputs.ids.shape[1])
+        return forward(self, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(type(policy), "forward", recorded)
+    (group,) = generate(policy, [policy.encode("1+2=")], uniforms(1, 8, 20), settings)
+    lengths = group.completion_mask.sum(-1)
+    assert lengths.min() < lengths.max()
+    going = [int((lengths > step).sum()) for step in range(1, int(lengths.max()))]
+    assert widths[1:] == (going if slots == 1 else [8] * len(going))
