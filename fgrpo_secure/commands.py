@@ -87,7 +87,11 @@ def check_clients(options: argparse.Namespace) -> int:
         return 0
     for trial in trials:
         print("\n".join(trial.lines()))
-    print("\nExact counts of private data: for their owner's eyes. Nothing was spent.")
+    print(
+        "\nExact counts of private data: for their owner's eyes. Nothing was spent.\n"
+        "A number that is read off them and written into the configuration is itself a "
+        "release,\nwhich no guarantee covers."
+    )
     return 0
 
 

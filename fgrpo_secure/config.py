@@ -32,6 +32,10 @@ EMBEDDED = "tiny"
 EMBEDDED_PREFIX = "embedded:"
 # The one unit that is no column's name: each distinct prompt.
 PROMPT = "prompt"
+# Far above any use, and below what a plan and a ledger can write down.
+MOST = 2**31 - 1
+# Digits of a decimal before or after its point: plans hold its exact fraction.
+_DIGITS = 1000
 
 
 class _Section(BaseModel):
@@ -48,6 +52,12 @@ class _Section(BaseModel):
                     continue
                 wanted = _leaf_types(cls.model_fields[name].annotation)
                 for leaf in _leaves(value):
+                    if isinstance(leaf, Decimal) and _is_extreme(leaf):
+                        msg = (
+                            f"{name} has more than {_DIGITS} digits; write a number of "
+                            "a usual size"
+                        )
+                        raise ValueError(msg)
                     text, truth = isinstance(leaf, str), isinstance(leaf, bool)
                     if (text and str not in wanted) or truth != (wanted == {bool}):
                         kind = (
@@ -72,6 +82,13 @@ def _leaves(value: object) -> Iterator[object]:
             yield from _leaves(item)
     elif not isinstance(value, Mapping):
         yield value
+
+
+def _is_extreme(value: Decimal) -> bool:
+    if not value.is_finite():
+        return False
+    _, digits, exponent = value.as_tuple()
+    return max(len(digits), abs(int(exponent))) > _DIGITS
 
 
 def _leaf_types(annotation: object) -> set[object]:
@@ -101,6 +118,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
 Range = tuple[float, float]
 Ranges = Annotated[tuple[Range, ...], BeforeValidator(_as_ranges)]
 _Decay = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1, le=MOST)]
 Positive = Annotated[Decimal, Field(gt=0)]
 
 
@@ -110,7 +128,7 @@ class PrivacySection(_Section):
     unit: Annotated[str, Field(min_length=1)] = Field(
         description="what is protected: 'prompt', or a column that says whose a row is"
     )
-    max_prompts_per_unit: Annotated[int, Field(ge=1)] | None = Field(
+    max_prompts_per_unit: Count | None = Field(
         default=None,
         description="most prompts that count of one unit; required with a column",
     )
@@ -119,7 +137,7 @@ class PrivacySection(_Section):
         description="target epsilon of the whole run; inf promises nothing"
     )
     delta: Positive = Field(description="target delta of the whole run")
-    rounds: Annotated[int, Field(ge=1)] = Field(description="rounds to register")
+    rounds: Count = Field(description="rounds to register")
     sampling_rate: Annotated[Decimal, Field(gt=0, le=1)] = Field(
         description="probability that a unit is drawn in a round"
     )
@@ -154,8 +172,8 @@ class PrivacySection(_Section):
 class FederationSection(_Section):
     """Who must take part; every key is required."""
 
-    min_survivors: Annotated[int, Field(ge=2)]
-    colluders: Annotated[int, Field(ge=0)]
+    min_survivors: Annotated[int, Field(ge=2, le=MOST)]
+    colluders: Annotated[int, Field(ge=0, le=MOST)]
 
 
 class ClientSection(_Section):
@@ -166,7 +184,7 @@ class ClientSection(_Section):
     reward: Names
     reward_range: Ranges
     reward_weights: tuple[float, ...] | None = None
-    units: Annotated[int, Field(ge=1)] | None = Field(
+    units: Count | None = Field(
         default=None,
         description="the public size of the data set; counted when it is not given",
     )
@@ -210,7 +228,7 @@ class ModelSection(_Section):
     """The base model and its adapter."""
 
     base: str
-    lora_rank: Annotated[int, Field(ge=1)] = 4
+    lora_rank: Count = 4
     lora_alpha: Annotated[float, Field(gt=0)] = 8.0
     target_modules: Names = ("q_proj", "v_proj")
     layers: tuple[int, ...] | None = Field(
@@ -221,9 +239,9 @@ class ModelSection(_Section):
 class GrpoSection(_Section):
     """The learner."""
 
-    group_size: Annotated[int, Field(ge=2)] = 8
-    max_tokens: Annotated[int, Field(ge=1)] = 128
-    max_prompt_tokens: Annotated[int, Field(ge=1)] = 256
+    group_size: Annotated[int, Field(ge=2, le=MOST)] = 8
+    max_tokens: Count = 128
+    max_prompt_tokens: Count = 256
     temperature: Annotated[float, Field(gt=0)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     loss: str = "dr_grpo"
@@ -255,11 +273,11 @@ class MachineSection(_Section):
     """What cannot change the guarantee, and so enters no digest."""
 
     device: str = "cpu"
-    microbatch: Annotated[int, Field(ge=1)] = 8
+    microbatch: Count = 8
     seed: int = 0
     state: str | None = None
-    workers: Annotated[int, Field(ge=1)] = 2
-    threads: Annotated[int, Field(ge=1)] = 1
+    workers: Count = 2
+    threads: Count = 1
     deadline_seconds: Annotated[float, Field(gt=0)] = 3600.0
 
 

@@ -1,14 +1,20 @@
-"""What is wrong with a configuration, in two lines for whoever wrote it."""
+"""What is wrong with a configuration, in two lines for whoever wrote it.
+
+And with the names in it that the data do not have, without those that they have.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
 from fgrpo_secure.errors import ConfigurationError
+
+# What an error says in the place of a file's columns; a check puts the list there.
+COLUMNS_LISTED = "`fgrpo check` lists the columns for their owner."
 
 
 def explain(
@@ -93,3 +99,31 @@ def _advice(steps: Sequence[str], known: Mapping[str, Sequence[str]]) -> str:
     if homes:
         return f"{key} belongs in [{homes[0]}]."
     return f"Remove {key}, or see docs/configuration.md for what there is."
+
+
+def column_advice(wanted: str, there: Iterable[str], name: str = "") -> str:
+    """What to do about a column that is missing.
+
+    Args:
+        wanted: The column's name.
+        there: The names that there are.
+        name: What errors call the data set, where it may be at fault.
+
+    Guarantee:
+        Of the names that there are it holds none, but for one that is the wanted name
+        in another spelling: other case, other punctuation, or an s at its end.
+    """
+    close = [shown(other) for other in there if _spelt(other) == _spelt(wanted)]
+    words = [f"'{min(close)}' comes close."] if close and _spelt(wanted) else []
+    if name.endswith(".csv") and not close:
+        words.append("Its first line may not name its columns.")
+    return " ".join([*words, COLUMNS_LISTED])
+
+
+def shown(name: str) -> str:
+    """A name as one line of a terminal can hold it."""
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
+def _spelt(name: str) -> str:
+    return "".join(filter(str.isalnum, name.casefold())).removesuffix("s")

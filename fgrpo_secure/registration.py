@@ -59,7 +59,7 @@ def register(config: RunConfig, sizes: Mapping[str, int], dimension: int) -> Pla
         baseline_decay=Fraction(config.aggregation.baseline_decay),
         max_weight_ratio=Fraction(config.aggregation.max_weight_ratio),
     )
-    _check_draws(privacy, sizes)
+    _check_draws(config, sizes)
     noise = _noise(privacy, with_statistic=weighting.needs_statistic)
     return Plan(
         unit=privacy.unit,
@@ -87,22 +87,30 @@ def register(config: RunConfig, sizes: Mapping[str, int], dimension: int) -> Pla
     )
 
 
-def _check_draws(privacy: PrivacySection, sizes: Mapping[str, int]) -> None:
+def _check_draws(config: RunConfig, sizes: Mapping[str, int]) -> None:
     """Refuse a rate at which a client would mostly draw nothing and be charged for it.
+
+    A size that was counted is not said, and nothing that is worked out from it.
 
     Raises:
         ConfigurationError: a client would draw less than one unit a round on average.
     """
-    for name, size in sorted(sizes.items()):
-        expected = float(privacy.sampling_rate) * size
-        if expected < 1:
-            better = min(1.0, _SENSIBLE_BATCH / size)
-            raise ConfigurationError(
-                f"Client {name} would draw {expected:.2g} of its {size} units a round "
-                "on average: most rounds would be charged for noise alone.",
+    rate = config.privacy.sampling_rate
+    for client in config.client:
+        if Fraction(rate) * sizes[client.name] >= 1:
+            continue
+        fix = f"Raise [privacy] sampling_rate until {_SENSIBLE_BATCH} or more are drawn"
+        if client.units is not None:
+            better = min(1.0, _SENSIBLE_BATCH / client.units)
+            fix = (
                 f"Raise [privacy] sampling_rate: {better:.2g} draws "
-                f"{better * size:.0f} units a round.",
+                f"{better * client.units:.0f} of the declared units"
             )
+        raise ConfigurationError(
+            f"At sampling_rate = {rate} client {client.name} would draw less than one "
+            "unit a round on average: most rounds would be charged for noise alone.",
+            f"{fix} a round.",
+        )
 
 
 # Units a round of which a client begins to learn more than noise.

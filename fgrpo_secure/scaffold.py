@@ -250,7 +250,9 @@ def _data_files(answers: Answers) -> dict[str, str]:
             start = turn * size % len(lines)
             rows = [json.loads(line) for line in lines[start : start + size]]
             if answers.unit != "prompt":
-                owners = [f"made-up-{owner:04d}" for owner in _owners()[: len(rows)]]
+                # Whoever is held out has no row among those that are trained on.
+                kind = "held-out" if part else "made-up"
+                owners = [f"{kind}-{owner:04d}" for owner in _owners()[: len(rows)]]
                 rows = [
                     {answers.unit: owner} | row
                     for owner, row in zip(owners, rows, strict=True)

@@ -82,10 +82,18 @@ def load_units(config: RunConfig, client: ClientSection) -> dict[str, Unit]:
 
 
 def public_size(config: RunConfig, client: ClientSection) -> int:
-    """The number of units that the plan states: declared, or else counted."""
-    if client.units is not None:
+    """The number of units that the plan states: declared, or else counted.
+
+    Raises:
+        DataError: as `load_units` raises it.
+        ConfigurationError: fewer are declared than there are.
+    """
+    if client.units is not None and not Path(client.data).is_file():
+        # Whoever reads a plan need not have everybody's data.
         return client.units
-    return len(load_units(config, client))
+    count = len(load_units(config, client))
+    _check_declared(client, count)
+    return count if client.units is None else client.units
 
 
 def load_task(config: RunConfig, client: ClientSection, policy: Policy) -> Task:
@@ -96,11 +104,7 @@ def load_task(config: RunConfig, client: ClientSection, policy: Policy) -> Task:
             the data.
     """
     own = load_units(config, client)
-    if client.units is not None and client.units < len(own):
-        raise ConfigurationError(
-            f"Client {client.name} declares fewer units than it has.",
-            "Declare at least as many as there are: delta is held against that number.",
-        )
+    _check_declared(client, len(own))
     rewards = load_reward_set(client)
     first = next(iter(own.values())).examples[0]
     count = config.grpo.group_size
@@ -123,6 +127,19 @@ def load_task(config: RunConfig, client: ClientSection, policy: Policy) -> Task:
         gradient=replace(gradient, microbatch_units=microbatch),
         scale_rewards=config.grpo.scale_rewards,
     )
+
+
+def _check_declared(client: ClientSection, count: int) -> None:
+    """Refuse a size that would state the guarantee of a smaller data set.
+
+    Raises:
+        ConfigurationError: a client declares fewer units than it has.
+    """
+    if client.units is not None and client.units < count:
+        raise ConfigurationError(
+            f"Client {client.name} declares fewer units than it has.",
+            "Declare at least as many as there are: delta is held against that number.",
+        )
 
 
 def load_reward_set(client: ClientSection) -> RewardSet:

@@ -1,12 +1,14 @@
 """Data sets: rows with a prompt and other columns.
 
-Error texts name the file, the row and the column and never what stands there.
+Error texts name the file, the row and the column that is wanted, and never what stands
+there. Nor do they list a file's columns: of a table without a head these are its first
+row, and of an object whose keys are people these people.
 """
 
 import csv
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ import datasets
 from datasets import logging
 
 from fgrpo_secure.errors import DataError
+from fgrpo_secure.explanations import column_advice, shown
 from fgrpo_secure.grpo.packing import Message, Prompt
 
 _LONGEST_CELL = 2**31 - 1
@@ -63,7 +66,7 @@ def load_examples(
         if column not in rows[0]:
             raise DataError(
                 f"{name} has no column '{column}'.",
-                f"Rename or add it; there are: {', '.join(sorted(rows[0]))}.",
+                f"Rename or add it. {column_advice(column, rows[0], name)}",
             )
     for number, row in enumerate(rows, 1):
         reserved = _RESERVED & row.keys()
@@ -74,6 +77,16 @@ def load_examples(
                 "Rename the column.",
             )
     return [_example(row, name, number) for number, row in enumerate(rows, 1)]
+
+
+def column_names(source: str) -> tuple[str, ...]:
+    """The columns of a data set's first row, sorted: for its owner's own terminal.
+
+    Raises:
+        DataError: The source cannot be read.
+    """
+    rows = _file_rows(Path(source)) if _is_file(source) else _hub_rows(source)
+    return tuple(sorted(shown(name) for name in rows[0])) if rows else ()
 
 
 def source_name(source: str) -> str:
@@ -230,15 +243,31 @@ def _example(row: Mapping[str, object], name: str, number: int) -> Example:
     prompt = row.get("prompt")
     columns = {key: value for key, value in row.items() if key != "prompt"}
     if isinstance(prompt, str):
+        _check_text([prompt], name, number)
         return Example(prompt, columns)
     if isinstance(prompt, list) and prompt:
-        return Example(
-            tuple(_message(message, name, number) for message in prompt), columns
-        )
+        messages = tuple(_message(message, name, number) for message in prompt)
+        for message in messages:
+            _check_text(message.values(), name, number)
+        return Example(messages, columns)
     raise DataError(
         f"{name}, row {number}: the prompt is neither text nor a list of messages.",
         'Give text, or messages such as {"role": "user", "content": "..."}.',
     )
+
+
+def _check_text(texts: Iterable[str], name: str, number: int) -> None:
+    """Refuse half of a surrogate pair, which JSON can write and no tokenizer reads."""
+    try:
+        for text in texts:
+            text.encode("utf-8")
+    except UnicodeEncodeError:
+        fault = f"{name}, row {number}: the prompt is not valid Unicode."
+    else:
+        return
+    raise DataError(
+        fault, "Mend the text where it was cut, or leave the row out."
+    ) from None
 
 
 def _message(message: object, name: str, number: int) -> Message:

@@ -12,7 +12,7 @@ import inspect
 import math
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fgrpo_secure.errors import ConfigurationError, RewardError
+from fgrpo_secure.explanations import COLUMNS_LISTED, column_advice
 from fgrpo_secure.grpo.packing import Prompt
 
 _CONTRACT = (
@@ -169,13 +170,15 @@ class RewardSet:
             _check_arguments(reward, columns)
             try:
                 values = _call(reward, prompts, completions, columns)
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            # Also an exit, whose message would be printed.
+            except BaseException as error:
                 raise RewardError(
                     f"The reward {name} raised {type(error).__name__}"
                     f"{_place(reward, error)} when it was tried.",
-                    "Run it by itself on a row of the data, whose columns are "
-                    f"{_listed({'prompts', *columns})}. "
-                    f"{_SPOKEN if _spoken(prompts) else _CONTRACT}",
+                    "Run it by itself on a row of the data. "
+                    f"{_SPOKEN if _spoken(prompts) else _CONTRACT} {COLUMNS_LISTED}",
                 ) from None
             if not isinstance(values, list | tuple | np.ndarray):
                 raise RewardError(
@@ -215,7 +218,8 @@ def _check_arguments(reward: Reward, columns: Mapping[str, Sequence[object]]) ->
     """Refuse a function that asks for a column which the data do not have.
 
     Raises:
-        RewardError: The argument and the columns are named.
+        RewardError: The argument is named, and of the columns at most one by nearly
+            that name.
     """
     there = {"prompts", "completions", *columns}
     for name, parameter in inspect.signature(reward.function).parameters.items():
@@ -224,23 +228,25 @@ def _check_arguments(reward: Reward, columns: Mapping[str, Sequence[object]]) ->
             raise RewardError(
                 f"The reward {reward.spec.target} takes '{name}', and the data have no "
                 "such column.",
-                f"Rename the argument or the column; there are: {_listed(there)}.",
+                f"Rename the argument or the column. {column_advice(name, there)}",
             )
 
 
 def _place(reward: Reward, error: BaseException) -> str:
     """The line in which a reward failed; what the error says may quote the data."""
     code = getattr(inspect.unwrap(reward.function), "__code__", None)
-    lines = [
-        frame.lineno
+    place = None if code is None else _line_within(error, [code.co_filename])
+    return f" in {place}," if place else ""
+
+
+def _line_within(error: BaseException, endings: Sequence[str]) -> str:
+    """The last line that an error passed in a file whose path ends in one of these."""
+    passed = [
+        f"{Path(frame.filename).name}, line {frame.lineno}"
         for frame in traceback.extract_tb(error.__traceback__)
-        if code is not None and frame.filename == code.co_filename
+        if frame.filename.endswith(tuple(endings))
     ]
-    return f" in {Path(code.co_filename).name}, line {lines[-1]}," if lines else ""
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names))
+    return passed[-1] if passed else ""
 
 
 def load_rewards(specs: Sequence[RewardSpec], directory: Path) -> RewardSet:
@@ -310,16 +316,41 @@ def _module(target: str, place: str, directory: Path) -> ModuleType:
         # Data classes and type hints of the file look their own module up here.
         sys.modules[name] = module
         found.loader.exec_module(module)
-    except RewardError:
+    except (RewardError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:
         raise RewardError(
             f"The module of the reward {target} cannot be imported "
-            f"({type(error).__name__}: {error}).",
+            f"({_reason(error, place)}).",
             "Correct it, install what it imports, or name a file of your own: "
             "file.py:function.",
-        ) from error
+        ) from None
     return module
+
+
+def _reason(error: BaseException, place: str) -> str:
+    """Why an import failed, without what the error says: that may quote the data.
+
+    Args:
+        error: What was raised.
+        place: The module or file, as the configuration names it.
+    """
+    kind = type(error).__name__
+    if isinstance(error, ImportError) and error.name:
+        # A name that is imported; what is raised by hand has none.
+        return f"{kind}: {error.name}"
+    named = error.filename if isinstance(error, SyntaxError) else None
+    if named and not named.startswith("<"):
+        # Of a source file. What `eval` finds wrong with a text has no such name.
+        return f"{kind}: {error.msg} in {Path(named).name}, line {error.lineno}"
+    inside = place.replace(".", "/")
+    endings = (
+        [str(Path(place))]
+        if place.endswith(".py")
+        else [f"{inside}.py", f"{inside}/__init__.py"]
+    )
+    line = _line_within(error, endings)
+    return f"{kind} in {line}" if line else kind
 
 
 def _functions_of(module: ModuleType) -> str:
@@ -328,7 +359,7 @@ def _functions_of(module: ModuleType) -> str:
         for name, value in vars(module).items()
         if inspect.isfunction(value) and value.__module__ == module.__name__
     ]
-    there = f"it has: {_listed(own)}" if own else "it defines none"
+    there = f"it has: {', '.join(sorted(own))}" if own else "it defines none"
     return f"Write module:function with a function that is there; {there}."
 
 

@@ -1,6 +1,7 @@
 """The units that rows form: what is drawn, clipped and protected as one.
 
-Error texts name the file, the row and the column and never what stands there.
+Error texts name the file, the row and the column that is wanted, and never what stands
+there or what other columns are called.
 """
 
 import hashlib
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fgrpo_secure.errors import DataError
+from fgrpo_secure.explanations import column_advice
 from fgrpo_secure.grpo.data import Example
 from fgrpo_secure.grpo.packing import Prompt
 
@@ -126,10 +128,10 @@ def _check_subjects(examples: Sequence[Example], column: str, name: str) -> None
     """
     values = [example.columns.get(column) for example in examples]
     if not any(column in example.columns for example in examples):
-        there = ", ".join(sorted(examples[0].columns)) or "no others"
+        advice = column_advice(column, examples[0].columns, name)
         raise DataError(
             f"{name} has no column '{column}', which [privacy] unit names.",
-            f"Name one of its columns, or use 'prompt'; there are: {there}.",
+            f"Name one of its columns, or use 'prompt'. {advice}",
         )
     missing = [
         number

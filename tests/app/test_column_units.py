@@ -433,13 +433,13 @@ def test_the_unit_and_its_bound_are_in_the_digest_and_held_by_the_site(given):
             check_plan(other, config)
 
 
-def test_a_column_that_no_row_has_is_an_error_that_names_the_columns(given):
+def test_a_column_that_no_row_has_is_an_error_that_names_the_file(given):
     config, _ = load_config(str(given), ["privacy.unit=ward"])
     with pytest.raises(DataError, match="no column 'ward'") as caught:
         load_units(config, config.client_named(NAME))
     assert caught.value.exit_code == 3
     assert "sums.jsonl" in caught.value.what
-    assert "answer, note, patient_id" in caught.value.fix
+    assert "`fgrpo check` lists the columns" in caught.value.fix
 
 
 def test_a_plan_says_in_words_what_the_unit_is(given, capsys):

@@ -7,7 +7,7 @@ import pytest
 import tomli_w
 from pydantic import ValidationError
 
-from fgrpo_secure.config import RunConfig, load_config
+from fgrpo_secure.config import MOST, RunConfig, load_config
 from fgrpo_secure.errors import ConfigurationError
 
 MINIMAL = {
@@ -195,6 +195,52 @@ WRONG = [
     "machine.seed=1.5",
     "machine.deadline_seconds=0",
 ]
+
+
+COUNTS = [
+    "privacy.max_prompts_per_unit",
+    "privacy.rounds",
+    "federation.min_survivors",
+    "federation.colluders",
+    "client.east.units",
+    "model.lora_rank",
+    "grpo.group_size",
+    "grpo.max_tokens",
+    "grpo.max_prompt_tokens",
+    "machine.microbatch",
+    "machine.workers",
+    "machine.threads",
+]
+
+
+@pytest.mark.parametrize("key", COUNTS)
+@pytest.mark.parametrize("value", [MOST + 1, 10**30])
+def test_a_number_that_no_plan_can_hold_is_refused_by_the_name_of_its_key(
+    write, key, value
+):
+    assert f"{key} should be less than or equal to {MOST}" in refusal(
+        write(), [f"{key}={value}"]
+    )
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "privacy.epsilon",
+        "privacy.delta",
+        "privacy.sampling_rate",
+        "privacy.clip_norm",
+        "privacy.statistic_multiplier",
+        "client.east.epsilon_cap",
+        "aggregation.temperature",
+        "aggregation.baseline_decay",
+        "aggregation.max_weight_ratio",
+    ],
+)
+@pytest.mark.parametrize("value", ["1e-99999999", "1e99999999", "0." + "1" * 1001])
+def test_a_decimal_whose_fraction_no_machine_can_hold_is_refused(write, key, value):
+    name = key.rpartition(".")[2]
+    assert f"{name} has more than 1000 digits" in refusal(write(), [f"{key}={value}"])
 
 
 @pytest.mark.parametrize("override", WRONG)

@@ -13,7 +13,9 @@ import torch
 
 from fgrpo_secure.cli import main
 from fgrpo_secure.config import load_config
+from fgrpo_secure.grpo.data import Example
 from fgrpo_secure.job import make_plan, prepare_folder
+from fgrpo_secure.trial import _held_out_notices
 
 PLANTED = "planted-4711"
 ABSENT_GPU = (
@@ -269,8 +271,32 @@ MISTAKES = [
         "plan",
         setting("privacy.sampling_rate=0.0005"),
         2,
-        "Client north would draw 0.5 of its 1000 units a round",
-        "Raise [privacy] sampling_rate: 0.032 draws 32 units a round",
+        "At sampling_rate = 0.0005 client north would draw less than one unit a round",
+        "Raise [privacy] sampling_rate until 32 or more are drawn a round",
+    ),
+    (
+        "too few declared units for the sampling rate",
+        "plan",
+        setting("privacy.sampling_rate=0.0005", "client.north.units=1600"),
+        2,
+        "client north would draw less than one unit a round",
+        "Raise [privacy] sampling_rate: 0.02 draws 32 of the declared units a round",
+    ),
+    (
+        "more prompts of a unit than a plan can hold",
+        "plan",
+        setting("privacy.unit=answer", f"privacy.max_prompts_per_unit={10**30}"),
+        2,
+        "privacy.max_prompts_per_unit should be less than or equal to 2147483647",
+        "Correct max_prompts_per_unit",
+    ),
+    (
+        "a clip norm of a million digits",
+        "plan",
+        setting("privacy.clip_norm=1e-9999999"),
+        2,
+        "clip_norm has more than 1000 digits",
+        "Write a number of a usual size",
     ),
     (
         "no rounds",
@@ -302,7 +328,15 @@ MISTAKES = [
         setting("privacy.unit=patient", "privacy.max_prompts_per_unit=2"),
         3,
         "no column 'patient', which [privacy] unit names",
-        "there are: answer",
+        "Name one of its columns, or use 'prompt'. `fgrpo check` lists the columns",
+    ),
+    (
+        "a unit that is no column, found by its owner",
+        "check",
+        setting("privacy.unit=patient", "privacy.max_prompts_per_unit=2"),
+        3,
+        "no column 'patient', which [privacy] unit names",
+        "Its columns are: answer, prompt.",
     ),
     # The parties.
     (
@@ -352,6 +386,14 @@ MISTAKES = [
         6,
         "min_survivors = 2 with colluders = 2 leaves no honest noise share",
         "Raise min_survivors above colluders",
+    ),
+    (
+        "fewer units than there are, in a plan",
+        "plan",
+        setting("client.north.units=900"),
+        2,
+        "Client north declares fewer units than it has",
+        "Declare at least as many as there are",
     ),
     (
         "fewer units than there are",
@@ -498,7 +540,55 @@ MISTAKES = [
         rows({"question": PLANTED, "answer": "1"}),
         3,
         "north.jsonl has no column 'prompt'",
-        "Rename or add it; there are: answer, question",
+        "Rename or add it. `fgrpo check` lists the columns for their owner.",
+    ),
+    (
+        "no column prompt, found by its owner",
+        "check",
+        rows({"question": PLANTED, "answer": "1"}),
+        3,
+        "north.jsonl has no column 'prompt'",
+        "Rename or add it. Its columns are: answer, question.",
+    ),
+    (
+        "a table without a head",
+        "plan",
+        other_data("data/north.csv", f"4711,{PLANTED},yes\n4712,Jane,no\n"),
+        3,
+        "north.csv has no column 'prompt'",
+        "Its first line may not name its columns",
+    ),
+    (
+        "an object whose keys are people",
+        "plan",
+        rows({PLANTED: "a", "Prompt": "b"}),
+        3,
+        "north.jsonl has no column 'prompt'",
+        "'Prompt' comes close",
+    ),
+    (
+        "a prompt with half of a surrogate pair",
+        "plan",
+        rows({"prompt": "a"}, {"prompt": f"{PLANTED} \ud800"}),
+        3,
+        "north.jsonl, row 2: the prompt is not valid Unicode",
+        "Mend the text where it was cut, or leave the row out",
+    ),
+    (
+        "a held-out row with half of a surrogate pair",
+        "check",
+        file("data/north-heldout.jsonl", '{"prompt": "' + PLANTED + '\\ud800"}\n'),
+        3,
+        "north-heldout.jsonl, row 1: the prompt is not valid Unicode",
+        "Mend the text",
+    ),
+    (
+        "held-out rows without a column that the reward takes",
+        "check",
+        file("data/north-heldout.jsonl", '{"prompt": "a", "right": "1"}\n'),
+        3,
+        "rewards.py:exact takes 'answer', and the data have no such column",
+        "Rename the argument or the column. Its columns are: prompt, right.",
     ),
     (
         "a prompt that is a number",
@@ -578,7 +668,15 @@ MISTAKES = [
         "check",
         reward("def exact(prompts, completions:\n    return []\n"),
         3,
-        "cannot be imported (SyntaxError",
+        "cannot be imported (SyntaxError: '(' was never closed in rewards.py, line 1)",
+        "Correct it",
+    ),
+    (
+        "a reward file that fails and quotes the data",
+        "check",
+        reward(f"def late(): pass\n\nnames = {{}}\nnames['{PLANTED}']\n"),
+        3,
+        "cannot be imported (KeyError in rewards.py, line 4)",
         "Correct it",
     ),
     (
@@ -627,7 +725,7 @@ MISTAKES = [
         reward("def exact(prompts, completions, solution):\n    return [0.0]\n"),
         3,
         "rewards.py:exact takes 'solution', and the data have no such column",
-        "Rename the argument or the column; there are: answer, completions, prompts",
+        "Rename the argument or the column. Its columns are: answer, prompt.",
     ),
     (
         "a reward that looks for a column which the data do not have",
@@ -635,7 +733,7 @@ MISTAKES = [
         reward("return [float(columns['solution'] == c) for c in completions]\n"),
         3,
         "rewards.py:exact raised KeyError in rewards.py, line 2, when it was tried",
-        "Run it by itself on a row of the data, whose columns are answer, prompts",
+        "Its columns are: answer, prompt.",
     ),
     (
         "a reward that fails and quotes the data",
@@ -852,6 +950,7 @@ def looked(capsys, project, *words):
     assert status == 0
     shown = capsys.readouterr().out
     assert "for their owner's eyes" in shown
+    assert "written into the configuration is itself a release" in shown
     assert PLANTED not in shown
     return [line.strip() for line in shown.splitlines() if line.startswith("  look:")]
 
@@ -860,7 +959,10 @@ def test_prompts_that_would_be_cut_are_counted_for_their_owner(project, capsys):
     found = looked(capsys, project, "--set", "grpo.max_prompt_tokens=9")
     assert len(found) == 1
     assert "1000 of 1000 prompts are longer than max_prompt_tokens = 9" in found[0]
-    assert "Raise it, at most to 11, or shorten them" in found[0]
+    assert "Raise it, or shorten them. Choose it from what is known" in found[0]
+    assert "is itself a release" in found[0]
+    # The longest prompt has 11 tokens, and no one row's length is said.
+    assert "11" not in found[0]
 
 
 def test_values_beyond_the_range_are_counted_for_their_owner(project, capsys):
@@ -882,14 +984,14 @@ def test_rows_that_do_not_count_are_counted_for_their_owner(project, capsys):
     rows(row, row, row | {"prompt": "add 12+29="})(project)
     (found,) = looked(capsys, project)
     assert "1 rows repeat a prompt; the first of each counts" in found
-    column = ["privacy.unit=answer", "privacy.max_prompts_per_unit=1"]
-    words = [word for text in column for word in ("--set", text)]
+    words = column("answer", most=1)
     (project / "rewards.py").write_text(
         "def exact(prompts, completions): return [float(len(c)) for c in completions]"
     )
-    found = looked(capsys, project, *words)[-1]
+    (found,) = (x for x in looked(capsys, project, *words) if "do not count" in x)
     assert "2 rows do not count" in found
     assert "their unit has more than 1. Raise max_prompts_per_unit" in found
+    assert "a number that is read off them" in found
 
 
 def test_held_out_prompts_that_are_trained_on_are_counted_for_their_owner(
@@ -903,6 +1005,88 @@ def test_held_out_prompts_that_are_trained_on_are_counted_for_their_owner(
     assert "Take them out of one of the two" in found
     (found,) = looked(capsys, project, "--set", "client.north.eval_public=false")
     assert "a run shows them" not in found
+
+
+def column(name, most=4):
+    text = [f'privacy.unit="{name}"', f"privacy.max_prompts_per_unit={most}"]
+    return [word for override in text for word in ("--set", override)]
+
+
+def of_patients(project, ids, held_out=("other",)):
+    """North's rows and held-out rows are of these patients, each with one prompt."""
+    (project / "rewards.py").write_text(
+        "def exact(prompts, completions): return [float(len(c)) for c in completions]"
+    )
+    for name, values, prompt in (("", ids, "add 1+"), ("-heldout", held_out, "add 2+")):
+        path = project / f"data/north{name}.jsonl"
+        made = [{"prompt": f"{prompt}{i}", "pid": v} for i, v in enumerate(values)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in made))
+    return [*column("pid"), "--set", "client.north.reward_range=[0, 99]"]
+
+
+def test_held_out_rows_of_trained_units_are_counted_for_their_owner(project, capsys):
+    words = of_patients(project, [PLANTED, "b", "c"], [PLANTED, "d", "c", PLANTED])
+    (found,) = looked(capsys, project, *words)
+    assert "3 of 4 held-out rows have a pid that rows of the data have too" in found
+    assert "and a run shows them, since they are declared public" in found
+    assert "Hold whole units out" in found
+    private = ["--set", "client.north.eval_public=false"]
+    (found,) = looked(capsys, project, *words, *private)
+    assert "a run shows them" not in found
+
+
+def test_held_out_rows_of_others_are_nothing_to_look_at(project, capsys):
+    words = of_patients(project, ["a", "b"], ["c", None])
+    assert looked(capsys, project, *words) == []
+
+
+PLACEHOLDERS = ["unknown", "NULL", "NaN", "N/A", "None", "-", "0", " unknown ", "<unk>"]
+
+
+def test_ids_that_stand_for_nobody_are_counted_for_their_owner(project, capsys):
+    ids = [*PLACEHOLDERS, "unknown", "P7", PLANTED, "00", "nana"]
+    (found,) = looked(capsys, project, *of_patients(project, ids))
+    assert "10 rows have one of 9 values as pid that usually say" in found
+    assert "All rows of one are one unit: leave them out" in found
+
+
+def test_a_number_can_stand_for_nobody_too(project, capsys):
+    (found,) = looked(capsys, project, *of_patients(project, [0, 0, 7, 10]))
+    assert "2 rows have one of 1 values as pid" in found
+
+
+def test_ids_that_cannot_be_seen_are_counted_for_their_owner(project, capsys):
+    ids = ["\u200b", "\ufeff\u200d", "\u3164", "P\u200b7", "P7"]
+    (found,) = looked(capsys, project, *of_patients(project, ids))
+    assert "3 rows have a pid of characters that cannot be seen" in found
+    assert "Say whose they are, or leave them out" in found
+
+
+def test_a_check_on_conversations_counts_what_is_held_out_too():
+    talk = ({"role": "user", "content": PLANTED},)
+    turned = ({"content": PLANTED, "role": "user"},)
+    rows = [Example(talk, {}), Example("plain", {})]
+    held_out = [Example(turned, {}), Example(PLANTED, {})]
+    assert _held_out_notices(rows, [], public=True, unit="prompt") == []
+    (found,) = _held_out_notices(rows, held_out, public=False, unit="prompt")
+    assert found.startswith("1 of 2 held-out prompts are in the data too.")
+    assert PLANTED not in found
+
+
+def test_a_check_in_which_no_reward_gives_a_number_is_json_all_the_same(
+    project, capsys
+):
+    reward("return [None for _ in completions]\n")(project)
+    words = ["check", str(project / "run.toml"), "--client", "north"]
+    assert main([*words, "--json"]) == 0
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    found = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert found[0]["mean"] is None
+    assert main(words) == 0
+    assert "mean reward unknown of [0, 1]" in capsys.readouterr().out
 
 
 def test_a_project_without_a_mistake_gives_nothing_to_look_at(project, capsys):

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 
-from fgrpo_secure.config import load_config
+from fgrpo_secure.config import MOST, load_config
 from fgrpo_secure.errors import ConfigurationError
 from fgrpo_secure.registration import (
     MODULUS_BITS,
@@ -174,3 +174,36 @@ def test_a_modulus_that_would_wrap_is_refused():
     sizes = dict.fromkeys(SIZES, 10**9)
     with pytest.raises(PlanMismatchError):
         registered("privacy.delta=1e-11", sizes=sizes)
+
+
+def test_a_rate_that_draws_nothing_is_refused_without_a_size_that_was_counted():
+    sizes = SIZES | {"sort": 363}
+    with pytest.raises(ConfigurationError, match="client sort would draw") as caught:
+        registered("privacy.sampling_rate=0.001", sizes=sizes)
+    assert "sampling_rate = 0.001" in caught.value.what
+    assert caught.value.fix == (
+        "Raise [privacy] sampling_rate until 32 or more are drawn a round."
+    )
+    # Neither the size nor what would give it away.
+    for number in ("363", "0.36", "0.088", f"{32 / 363:.2g}"):
+        assert number not in str(caught.value)
+
+
+def test_a_rate_is_proposed_where_the_size_is_declared():
+    overrides = ["privacy.sampling_rate=0.001", "client.sort.units=400"]
+    with pytest.raises(ConfigurationError) as caught:
+        registered(*overrides, sizes=SIZES | {"sort": 400})
+    assert "0.08 draws 32 of the declared units a round" in caught.value.fix
+    assert registered("privacy.sampling_rate=0.0005", sizes=SIZES).rounds == 12
+
+
+def test_the_largest_numbers_of_a_configuration_can_be_written_down():
+    plan = registered(
+        "privacy.unit=patient",
+        f"privacy.max_prompts_per_unit={MOST}",
+        f"grpo.group_size={MOST}",
+        f"grpo.max_tokens={MOST}",
+        f"model.lora_rank={MOST}",
+    )
+    assert plan.max_prompts_per_unit == MOST
+    assert len(plan.digest) == 64

@@ -203,6 +203,24 @@ def test_units_of_a_column_are_made_up_and_some_have_more_than_may_count(tmp_pat
     assert all(e.columns["patient_id"].startswith("made-up-") for e in examples)
 
 
+def test_nobody_of_the_sample_is_held_out_and_trained_on(tmp_path):
+    for client in written(tmp_path, COLUMN).client:
+        trained, held_out = (
+            {example.columns["patient_id"] for example in load_examples(source)}
+            for source in (client.data, client.eval_data)
+        )
+        assert not trained & held_out
+        assert len(held_out) > 1
+
+
+def test_a_check_of_the_sample_finds_nobody_who_is_held_out_and_trained_on(
+    tmp_path, capsys
+):
+    written(tmp_path / "mine", COLUMN)
+    assert main(["check", str(tmp_path / "mine" / "run.toml"), "--client", "west"]) == 0
+    assert "held-out" not in capsys.readouterr().out
+
+
 def test_a_unit_column_may_not_be_one_that_the_sample_needs(tmp_path):
     from fgrpo_secure.errors import ConfigurationError
 

@@ -4,8 +4,14 @@ import json
 
 import pytest
 
+from fgrpo_secure.cli import main
 from fgrpo_secure.config import load_config
-from fgrpo_secure.errors import DataError, FgrpoError, RewardError
+from fgrpo_secure.errors import (
+    ConfigurationError,
+    DataError,
+    FgrpoError,
+    RewardError,
+)
 from fgrpo_secure.task import (
     gradient_settings,
     load_run_policy,
@@ -45,6 +51,33 @@ def test_units_are_the_distinct_prompts_and_their_number_is_the_public_size(give
 def test_a_declared_size_is_taken_as_it_is(given):
     config, client = sums(given, "client.sums.units=1000")
     assert public_size(config, client) == 1000
+
+
+def test_a_declared_size_below_the_units_is_refused_before_a_plan_is_made(
+    given, policy, capsys
+):
+    fewer = f"client.sums.units={UNITS - 1}"
+    config, client = sums(given, fewer)
+    said = []
+    for refuse in (public_size, lambda *parts: load_task(*parts, policy)):
+        with pytest.raises(ConfigurationError, match="fewer units than") as caught:
+            refuse(config, client)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    assert str(UNITS) not in said[0]
+    assert main(["plan", str(given), "--set", fewer]) == 2
+    shown = capsys.readouterr()
+    assert not shown.out
+    assert "declares fewer units than it has" in shown.err
+    config, client = sums(given, f"client.sums.units={UNITS}")
+    assert public_size(config, client) == UNITS
+
+
+def test_a_plan_with_a_declared_size_needs_no_data(given):
+    (given.parent / "data/sums.jsonl").unlink()
+    assert public_size(*sums(given, "client.sums.units=500")) == 500
+    with pytest.raises(DataError, match="no file"):
+        public_size(*sums(given))
 
 
 def test_a_task_holds_every_unit_with_its_tokens(given, policy):

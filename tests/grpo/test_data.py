@@ -1,7 +1,7 @@
 import pytest
 
 from fgrpo_secure.errors import DataError
-from fgrpo_secure.grpo.data import load_examples
+from fgrpo_secure.grpo.data import column_names, load_examples
 from tests.grpo.files import write
 
 ROWS = [{"prompt": "1+1=", "answer": "2"}, {"prompt": "2+2=", "answer": "4"}]
@@ -104,6 +104,61 @@ def test_bad_rows_are_named_by_file_and_number_without_their_text(
     assert words in caught.value.what
     assert caught.value.exit_code == 3
     assert "SECRET" not in str(caught.value) + caplog.text + str(capfd.readouterr())
+
+
+HEADLESS = [
+    ("d.csv", "4711,John Smith HIV+,yes\n4712,Jane,no\n"),
+    ("d.csv", "John Smith HIV+,promptly\n4712,Jane\n"),
+    ("d.jsonl", '{"John Smith HIV+": 1, "question": "a"}\n'),
+    ("d.json", '[{"John Smith HIV+": 1}]'),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), HEADLESS)
+def test_a_missing_column_is_told_without_the_names_that_stand_in_its_place(
+    tmp_path, name, text
+):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match="no column 'prompt'") as caught:
+        load_examples(str(tmp_path / name))
+    shown = str(caught.value)
+    for cell in ("4711", "John", "HIV", "yes", "promptly", "question"):
+        assert cell not in shown
+    assert "`fgrpo check` lists the columns for their owner" in caught.value.fix
+    assert ("first line may not name its columns" in shown) == (name == "d.csv")
+
+
+@pytest.mark.parametrize("spelt", ["Prompt", "prompts", " prompt", "PROMPT", "pro_mpt"])
+def test_another_spelling_of_a_missing_column_is_said(tmp_path, spelt):
+    source = write(tmp_path / "d.jsonl", [{"ward": "7", spelt: "1"}])
+    if spelt == "prompts":
+        (tmp_path / "d.jsonl").write_text('{"Prompts": "a", "ward": "7"}\n')
+        spelt = "Prompts"
+    with pytest.raises(DataError) as caught:
+        load_examples(source)
+    assert f"'{spelt}' comes close" in caught.value.fix
+    assert "ward" not in str(caught.value)
+
+
+def test_the_columns_are_listed_to_whoever_asks_for_them_and_fit_a_line(tmp_path):
+    rows = [{"b": 1, "a\n\ud800": 2}, {"c": 3}]
+    assert column_names(write(tmp_path / "d.jsonl", rows)) == ("a\\n\\ud800", "b")
+
+
+HALVES = [
+    "SECRET \ud800",
+    [{"role": "user", "content": "SECRET \udfff"}],
+    [{"role": "user", "content": "a"}, {"role": "\ud800", "content": "SECRET"}],
+]
+
+
+@pytest.mark.parametrize("prompt", HALVES)
+def test_a_prompt_that_no_tokenizer_can_read_is_named_by_its_row(tmp_path, prompt):
+    source = write(tmp_path / "d.jsonl", [{"prompt": "a"}, {"prompt": prompt}])
+    with pytest.raises(DataError) as caught:
+        load_examples(source)
+    assert caught.value.what == "d.jsonl, row 2: the prompt is not valid Unicode."
+    assert "SECRET" not in str(caught.value)
 
 
 def test_malformed_lines_are_named_without_their_text(tmp_path, capfd):

@@ -119,8 +119,60 @@ def test_a_broken_reward_is_named_at_start_up_without_prompt_text(load, name, wo
 
 def test_a_reward_that_asks_for_a_column_which_is_not_there_is_told_so(load):
     with pytest.raises(RewardError, match="takes 'answer'") as caught:
-        load("right").check(["p"], ["a"], {"solution": ["a"]})
-    assert "there are: completions, prompts, solution" in caught.value.fix
+        load("right").check(["p"], ["a"], {"SECRET": ["a"], "Answers": ["a"]})
+    assert "'Answers' comes close" in caught.value.fix
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["raising", "leaving"])
+def test_a_reward_that_fails_when_it_is_tried_shows_no_column(load, name):
+    with pytest.raises(RewardError) as caught:
+        load(name).check(["p"], ["a"], {"SECRET": ["a"]})
+    assert "`fgrpo check` lists the columns" in caught.value.fix
+    assert "SECRET" not in str(caught.value)
+
+
+# What a module raises while it is imported, and what is said of it.
+IMPORTS = [
+    ("table = {}\nfound = table['SECRET']\n", "(KeyError in my.py, line 2)."),
+    ("import json\n\njson.loads('SECRET')\n", "(JSONDecodeError in my.py, line 3)."),
+    ("raise ValueError('SECRET')\n", "(ValueError in my.py, line 1)."),
+    ("raise ImportError('SECRET')\n", "(ImportError in my.py, line 1)."),
+    ("raise SystemExit('SECRET')\n", "(SystemExit in my.py, line 1)."),
+    ("raise type('E', (Exception,), {})('SECRET')\n", "(E in my.py, line 1)."),
+    ("eval('SECRET SECRET')\n", "(SyntaxError in my.py, line 1)."),
+    ("x = 1\nimport no_such_thing\n", "(ModuleNotFoundError: no_such_thing)."),
+    ("from json import no_such_thing\n", "(ImportError: json)."),
+    (
+        "x = 'SECRET'\ndef f(:\n",
+        "(SyntaxError: invalid syntax in my.py, line 2).",
+    ),
+]
+
+
+@pytest.mark.parametrize(("code", "words"), IMPORTS)
+@pytest.mark.parametrize("place", ["my.py", "inner.my", "inner"])
+def test_a_module_that_fails_is_told_the_line_and_nothing_that_it_says(
+    tmp_path, monkeypatch, code, words, place
+):
+    (tmp_path / "inner").mkdir()
+    name = "__init__" if place == "inner" else "my"
+    for path in (f"{name}.py", f"inner/{name}.py"):
+        (tmp_path / path).write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RewardError) as caught:
+        load_rewards([RewardSpec(f"{place}:f", 0, 1)], tmp_path)
+    for found in ("inner", "inner.my"):
+        sys.modules.pop(found, None)
+    assert caught.value.what.endswith(words.replace("my.py", f"{name}.py"))
+    assert "SECRET" not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
+def test_ctrl_c_during_an_import_is_not_swallowed(tmp_path):
+    (tmp_path / "my.py").write_text("raise KeyboardInterrupt\n")
+    with pytest.raises(KeyboardInterrupt):
+        load_rewards([RewardSpec("my.py:f", 0, 1)], tmp_path)
 
 
 def test_a_reward_that_fails_is_told_the_line_also_where_it_is_async(tmp_path):

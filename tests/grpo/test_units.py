@@ -177,7 +177,20 @@ def test_an_empty_cell_of_a_table_is_no_id(tmp_path):
         units_by_column(load_examples(str(path)), COLUMN, max_prompts=1, name="d.csv")
 
 
-def test_a_missing_column_is_named_with_those_that_are_there(tmp_path):
+def test_a_missing_column_is_named_without_those_that_are_there(tmp_path):
+    rows = [{"prompt": "1", "ward": "x", "Patient ID": "7"}, {"prompt": "2"}]
     with pytest.raises(DataError, match="no column 'patient_id'") as caught:
-        by_patient(tmp_path / "d.csv", [{"prompt": "1", "ward": "x", "answer": "y"}])
-    assert "answer, ward" in caught.value.fix
+        by_patient(tmp_path / "d.jsonl", rows)
+    assert "'Patient ID' comes close" in caught.value.fix
+    assert "ward" not in str(caught.value)
+
+
+@pytest.mark.parametrize("cell", ["patient_17", "patient", "J. Smith, patient_id 7"])
+def test_a_cell_is_not_taken_for_another_spelling_of_the_unit(tmp_path, cell):
+    (tmp_path / "d.csv").write_text(f'prompt,"{cell}"\n1,x\n')
+    examples = load_examples(str(tmp_path / "d.csv"))
+    with pytest.raises(DataError) as caught:
+        units_by_column(examples, COLUMN, max_prompts=1, name="d.csv")
+    assert cell not in caught.value.fix
+    assert "comes close" not in caught.value.fix
+    assert "Its first line may not name its columns" in caught.value.fix
