@@ -130,9 +130,9 @@ def _protected(plan: Plan) -> str:
         return (
             "Each distinct prompt at a client, with every completion, reward and "
             "gradient that is made from it: whether it was in the client's data, and "
-            "what it says beyond what the other prompts tell anyway. With or without it "
-            "whatever the run publishes has nearly the same chance to come about; how "
-            "nearly stands below."
+            "what it says beyond what the other prompts tell anyway. With or without "
+            "it whatever the run publishes has nearly the same chance to come about; "
+            "how nearly stands below."
         )
     return (
         f"Each value of {plan.unit} at a client, with all its rows together (at most "

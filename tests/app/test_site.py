@@ -351,18 +351,18 @@ def test_a_plan_that_states_fewer_units_than_there_are_is_refused(sites):
 
 
 @pytest.mark.parametrize("microbatch", [1, 8])
-def test_progress_says_the_same_of_every_draw(microbatch):
-    """However many prompts were drawn, and whether or not generating them failed."""
-    for total in (0, 1, 2, 7, 9, 10, 11, 89, 180):
-        told = []
-        tenths = TenthsOfADraw(lambda *step: told.append(step), "rollouts")
-        for _ in range(2):
-            for done in range(microbatch, total, microbatch):
-                tenths(done, total)
-                if done == 3 * microbatch:
-                    break
-            tenths(1, 1)
-        assert told == [("rollouts", step, 10) for step in range(1, 11)] * 2
+@pytest.mark.parametrize("total", [0, 1, 2, 7, 9, 10, 11, 89, 180])
+@pytest.mark.parametrize("failed", [False, True])
+def test_progress_says_the_same_of_every_draw(microbatch, total, failed):
+    told = []
+    tenths = TenthsOfADraw(lambda *step: told.append(step), "rollouts")
+    for _ in range(2):
+        for done in range(microbatch, total, microbatch):
+            tenths(done, total)
+            if failed and done >= total / 3:
+                break
+        tenths(1, 1)
+    assert told == [("rollouts", step, 10) for step in range(1, 11)] * 2
 
 
 def test_a_site_looks_at_the_plan_before_anything_is_opened(sites, monkeypatch):
