@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -28,16 +28,22 @@ from fgrpo_secure.grpo.packing import Group
 from fgrpo_secure.grpo.policy import Policy
 from fgrpo_secure.grpo.rollout import generate
 from fgrpo_secure.job import make_plan, open_server_ledger, prepare_folder
+from fgrpo_secure.registration import NORM_BOUND
 from fgrpo_secure.secrets import identity_key, private_directory
 from fgrpo_secure.server import Server
 from fgrpo_secure.server_optimizer import OptimizerState, step
 from fgrpo_secure.site import RunFolder, Site, open_site
 from fgrpo_secure.task import Task, load_run_policy, load_task, score
+from privacy.calibration import calibrate
+from privacy.codec import decode, encode
 from privacy.errors import PrivacyError
 from privacy.ledger import claimed_epsilon, verify_run
-from privacy.plan import SERVER
+from privacy.noise import discrete_gaussian
+from privacy.plan import SERVER, WEIGHT_ONE
 from privacy.randomness import RandomStream, system_entropy
 from privacy.sampling import poisson_draw, uniforms, unit_stream
+
+_Sum = Callable[[Iterator[NDArray[np.float32]]], NDArray[np.float64]]
 
 Scores = dict[str, float]
 """Held-out reward of each client's task, rescaled to [0, 1]."""
@@ -70,7 +76,8 @@ class Curve:
         rounds: held-out reward by client after each round, from round 0, on a part of
             the evaluation sets.
         final: the same at the end, on all of them.
-        epsilon: what the ledgers charge; infinite without noise, 0 for the base.
+        epsilon: what verified ledgers charge, or the target where there are none;
+            infinite without noise, 0 for the base.
     """
 
     rounds: tuple[Scores, ...]
@@ -100,9 +107,11 @@ def run_arm(config_name: str, arm: Arm, seed: int) -> Curve:
             own = [judge.curve(_central(config, [name]), [name]) for name in names]
             pairs = zip(*(curve.rounds for curve in own), strict=True)
             rounds = tuple(_merged(scores) for scores in pairs)
-            return Curve(rounds, _merged([curve.final for curve in own]), math.inf)
+            final = _merged([curve.final for curve in own])
+            return Curve(rounds, final, float(config.privacy.epsilon))
         if arm.kind == "central":
-            return judge.curve(_central(config, names), names)
+            curve = judge.curve(_central(config, names), names)
+            return replace(curve, epsilon=float(config.privacy.epsilon))
         if arm.kind == "federated":
             root = folder / "run"
             curve = judge.curve(_federated(config, arm.absent, root), names)
@@ -235,59 +244,97 @@ class _Direct:
 
 
 def _central(config: RunConfig, names: Sequence[str]) -> Iterator[bytes]:
-    """Plain GRPO on the pooled prompts: no clipping, no noise, no weights."""
+    """GRPO on the pooled prompts, by whoever holds them all: no weights, no masks.
+
+    Where epsilon is infinite it is plain, without clipping or noise. Else each unit is
+    clipped and the sum noised by the kernel's own integers, all noise from one hand.
+    """
     policy = load_run_policy(config)
-    tasks = {
-        name: load_task(config, config.client_named(name), policy) for name in names
-    }
+    tasks = [load_task(config, config.client_named(name), policy) for name in names]
+    rate = Fraction(config.privacy.sampling_rate)
+    batch = float(rate * sum(len(task.units) for task in tasks))
     size = adapter.read_vector(policy.model).size
+    add_up = _private_sum(config, size) if _is_private(config) else _plain_sum(size)
     state = OptimizerState.fresh(size)
     yield adapter.to_bytes(policy.model)
     for _ in range(config.privacy.rounds):
-        parts = [_mean_gradient(config, policy, task) for task in tasks.values()]
-        gradient = np.mean(parts, axis=0)
+        gradients = (
+            vector for task in tasks for vector in _unit_gradients(policy, task, rate)
+        )
         state, parameters = step(
-            config.server, state, adapter.read_vector(policy.model), gradient
+            config.server,
+            state,
+            adapter.read_vector(policy.model),
+            add_up(gradients) / batch,
         )
         adapter.write_vector(policy.model, parameters)
         yield adapter.to_bytes(policy.model)
 
 
-def _mean_gradient(
-    config: RunConfig, policy: Policy, task: Task
-) -> NDArray[np.float64]:
-    """The mean unit gradient of one draw, over the expected batch."""
-    rate = Fraction(config.privacy.sampling_rate)
+def _is_private(config: RunConfig) -> bool:
+    return config.privacy.epsilon.is_finite()
+
+
+def _plain_sum(size: int) -> _Sum:
+    """Adds gradients up as they are."""
+
+    def add_up(gradients: Iterator[NDArray[np.float32]]) -> NDArray[np.float64]:
+        total = np.zeros(size)
+        for vector in gradients:
+            total += vector
+        return total
+
+    return add_up
+
+
+def _private_sum(config: RunConfig, size: int) -> _Sum:
+    """Clips and rounds each gradient, and noises the sum for the target epsilon."""
+    privacy = config.privacy
+    clip_norm = Fraction(privacy.clip_norm)
+    noise = calibrate(
+        epsilon=float(privacy.epsilon),
+        delta=float(privacy.delta),
+        sampling_rate=Fraction(privacy.sampling_rate),
+        rounds=privacy.rounds,
+        norm_bound=NORM_BOUND,
+        statistic_multiplier=None,
+    )
+    scale = NORM_BOUND / clip_norm
+
+    def add_up(gradients: Iterator[NDArray[np.float32]]) -> NDArray[np.float64]:
+        stream = RandomStream(system_entropy)
+        total = discrete_gaussian(stream, noise.total_variance, size)
+        for vector in gradients:
+            total += encode(
+                vector, scale=scale, norm_bound=NORM_BOUND, weight=WEIGHT_ONE
+            )
+        return np.asarray(decode(total, scale), dtype=np.float64)
+
+    return add_up
+
+
+def _unit_gradients(
+    policy: Policy, task: Task, rate: Fraction
+) -> Iterator[NDArray[np.float32]]:
+    """The gradients of one draw's units."""
     drawn = poisson_draw(list(task.units), rate, RandomStream(system_entropy))
+    if not drawn:
+        return
     settings = task.rollout
     key = system_entropy(32)
-    scored = []
-    if drawn:
-        each = settings.group_size * settings.max_tokens
-        shape = (-1, settings.group_size, settings.max_tokens)
-        numbers = [
-            uniforms(unit_stream(key, unit), len(task.prompts[unit]) * each)
-            for unit in drawn
-        ]
-        made = iter(
-            generate(
-                policy,
-                [prompt for unit in drawn for prompt in task.prompts[unit]],
-                np.concatenate([part.reshape(shape) for part in numbers]),
-                settings,
-            )
-        )
-        for unit in drawn:
-            scored.append(
-                [
-                    _scored(task, example, next(made))
-                    for example in task.units[unit].examples
-                ]
-            )
-    total = np.zeros(adapter.read_vector(policy.model).size)
-    for vector in UnitGradients(policy, task.gradient).compute(scored):
-        total += vector
-    return total / float(rate * len(task.units))
+    each = settings.group_size * settings.max_tokens
+    shape = (-1, settings.group_size, settings.max_tokens)
+    numbers = [
+        uniforms(unit_stream(key, unit), len(task.prompts[unit]) * each).reshape(shape)
+        for unit in drawn
+    ]
+    prompts = [prompt for unit in drawn for prompt in task.prompts[unit]]
+    made = iter(generate(policy, prompts, np.concatenate(numbers), settings))
+    scored = [
+        [_scored(task, example, next(made)) for example in task.units[unit].examples]
+        for unit in drawn
+    ]
+    yield from UnitGradients(policy, task.gradient).compute(scored)
 
 
 def _scored(task: Task, example: Example, group: Group) -> ScoredGroup:

@@ -88,16 +88,24 @@ def _main() -> Table:
         for epsilon in (8, 4, 1)
         for name in ("uniform", "FGRPO, relative")
     ]
+    alone = [
+        Arm(f"epsilon {epsilon}, each alone", "alone", (f"privacy.epsilon={epsilon}",))
+        for epsilon in (8, 4, 1)
+    ]
     return Table(
         "The embedded default: 3,000 prompts a client",
         (
             Arm("base", "base"),
-            Arm("each alone", "alone"),
-            Arm("central", "central"),
+            Arm("each alone", "alone", (_NOISELESS,)),
+            Arm("central", "central", (_NOISELESS,)),
             noiseless[0],
             by_size,
             *noiseless[1:],
-            *private,
+            *(
+                arm
+                for three in zip(private[::2], private[1::2], alone, strict=True)
+                for arm in three
+            ),
         ),
         central="central",
         noiseless="federated, uniform",

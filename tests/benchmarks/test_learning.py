@@ -4,6 +4,7 @@ import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -46,10 +47,24 @@ def test_too_many_absent_clients_are_no_silent_result():
 
 
 @pytest.mark.parametrize("kind", ["central", "alone"])
-def test_arms_without_a_federation_move_the_adapter(kind):
-    found = arms.run_arm("tiny", Arm("x", kind, SHORT, rows=20), 0)
+@pytest.mark.parametrize("epsilon", [8, math.inf])
+def test_arms_without_a_federation_move_the_adapter(kind, epsilon):
+    overrides = (*SHORT, f"privacy.epsilon={epsilon}")
+    found = arms.run_arm("tiny", Arm("x", kind, overrides, rows=20), 0)
     assert found.rounds[0] != found.rounds[1]
-    assert found.epsilon == math.inf
+    assert found.epsilon == epsilon
+
+
+def test_the_private_sum_has_the_calibrated_noise_and_clips():
+    config, _ = arms.load_config("tiny")
+    add_up = arms._private_sum(config, 20_000)
+    noise = add_up(iter(()))
+    # About 0.5516 times the clip norm, and a little less without a statistic.
+    assert 0.045 < noise.std() < 0.06
+    long = np.zeros(20_000, dtype=np.float32)
+    long[7] = 1e6
+    assert 0 < add_up(iter([long] * 50))[7] < 50 * 0.1 + 1
+    assert arms._plain_sum(20_000)(iter([long]))[7] == 1e6
 
 
 def test_the_coin_knows_nothing_but_prompt_and_completion():
