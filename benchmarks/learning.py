@@ -54,12 +54,14 @@ class Table:
         arms: its rows.
         central: name of the arm whose gain the rounds are counted against.
         noiseless: name of the arm whose gain is what privacy keeps a share of.
+        plotted: names of the arms in the plot, a few; all if empty.
     """
 
     title: str
     arms: tuple[Arm, ...]
     central: str | None = None
     noiseless: str | None = None
+    plotted: tuple[str, ...] = ()
 
 
 def tables(part: str) -> list[Table]:
@@ -109,6 +111,15 @@ def _main() -> Table:
         ),
         central="central",
         noiseless="federated, uniform",
+        plotted=(
+            "each alone",
+            "central",
+            "federated, uniform",
+            "epsilon 8, uniform",
+            "epsilon 4, uniform",
+            "epsilon 1, uniform",
+            "epsilon 1, each alone",
+        ),
     )
 
 
@@ -385,13 +396,14 @@ def plot(
     from matplotlib import pyplot  # noqa: PLC0415
 
     figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
+    names = tuple(arm.name for arm in table.arms)
     for arm in table.arms:
-        if arm.kind == "base":
+        if arm.kind == "base" or arm.name not in (table.plotted or names):
             continue
         own = curves[table.title, arm.name]
         rounds = list(zip(*(map(_mean, curve.rounds) for curve in own), strict=True))
         middle = [statistics.fmean(values) for values in rounds]
-        style = "--" if arm.kind in {"alone", "central"} else "-"
+        style = "-" if arm.kind == "federated" else "--"
         axes.plot(range(len(middle)), middle, style, label=arm.name, linewidth=1.4)
         axes.fill_between(
             range(len(middle)),
@@ -401,15 +413,15 @@ def plot(
         )
     axes.set(xlabel="round", ylabel="mean held-out reward", title=table.title)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, ncols=2, loc="lower right")
+    axes.legend(fontsize=8, loc="lower right")
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
 
 
 def _finite(value: object) -> object:
     """JSON knows no infinite numbers; an epsilon without noise is "infinity"."""
-    if isinstance(value, float) and math.isinf(value):
-        return "infinity"
+    if isinstance(value, float):
+        return "infinity" if math.isinf(value) else round(value, 5)
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

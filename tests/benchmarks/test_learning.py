@@ -126,6 +126,6 @@ def test_every_part_names_arms_that_exist_and_the_plan_accepts():
         for one in learning.tables(part):
             names = [arm.name for arm in one.arms]
             assert len(set(names)) == len(names)
-            assert {one.central, one.noiseless} - {None} <= set(names)
+            assert {one.central, one.noiseless, *one.plotted} - {None} <= set(names)
             for arm in one.arms:
                 arms.load_config("tiny", arm.overrides)
