@@ -8,6 +8,7 @@ python benchmarks/learning.py --part small     one tenth of the prompts
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import multiprocessing
@@ -231,7 +232,7 @@ def main() -> int:
     curves = run_all(found, options.seeds, options.workers)
     report = {
         "config": CONFIG,
-        "seeds": options.seeds,
+        "seeds": list(range(options.seeds)),
         "seconds": round(time.monotonic() - began),
         "tables": [summary(table, curves) for table in found],
         "runs": [
@@ -256,13 +257,13 @@ def run_all(
     """Run every arm `seeds` times, with progress on standard error.
 
     Returns:
-        The curves of each (table, arm), in the order of the tables.
+        The curves of each (table, arm), in the order of the tables and of the seeds.
 
     Raises:
         RuntimeError: a run failed; its arm is named.
     """
-    curves: dict[tuple[str, str], list[Curve]] = {
-        (table.title, arm.name): [] for table in found for arm in table.arms
+    curves: dict[tuple[str, str], dict[int, Curve]] = {
+        (table.title, arm.name): {} for table in found for arm in table.arms
     }
     console = Console(stderr=True, highlight=False)
     # Spawned processes: a fork would share what torch has begun.
@@ -272,23 +273,24 @@ def run_all(
         Progress(console=console) as bars,
     ):
         waiting = {
-            pool.submit(run_arm, CONFIG, arm, seed): (table.title, arm.name)
+            pool.submit(run_arm, CONFIG, arm, seed): (table.title, arm.name, seed)
             for seed in range(seeds)
             for table in found
             for arm in table.arms
         }
         task = bars.add_task("runs", total=len(waiting))
         for done in as_completed(waiting):
+            title, name, seed = waiting[done]
             try:
-                curves[waiting[done]].append(done.result())
+                curves[title, name][seed] = done.result()
             except Exception as error:
                 pool.shutdown(cancel_futures=True)
-                raise RuntimeError(f"{waiting[done]} failed") from error
+                raise RuntimeError(f"{name} of {title} failed") from error
             bars.advance(task)
             if not console.is_terminal:
                 whole = bars.tasks[task]
                 console.print(f"{whole.completed:.0f} of {whole.total:.0f} runs")
-    return curves
+    return {key: [own[seed] for seed in range(seeds)] for key, own in curves.items()}
 
 
 def summary(
@@ -321,25 +323,39 @@ def summary(
         for row in rows:
             row["rounds to 90%"] = _reached(curves[table.title, str(row["arm"])], goal)
     if table.noiseless is not None and "base" in means:
-        base = statistics.fmean(means["base"])
-        whole = statistics.fmean(means[table.noiseless]) - base
+        gains = {
+            name: [mean - base for mean, base in zip(own, means["base"], strict=True)]
+            for name, own in means.items()
+        }
         for row in rows:
-            kept = [(mean - base) / whole for mean in means[str(row["arm"])]]
-            row["kept"] = interval(kept)
+            row["kept"] = share(gains[str(row["arm"])], gains[table.noiseless])
     return {"title": table.title, "rows": rows}
 
 
+def share(part: Sequence[float], whole: Sequence[float]) -> tuple[float, float]:
+    """The quotient of two means, and half the width of its 95% interval.
+
+    Args:
+        part: one value a seed.
+        whole: likewise; a seed's two values come from one set of random numbers.
+    """
+    quotient = statistics.fmean(part) / statistics.fmean(whole)
+    # The delta method: how the quotient's error depends on both means.
+    errors = [a - quotient * b for a, b in zip(part, whole, strict=True)]
+    return quotient, interval(errors)[1] / statistics.fmean(whole)
+
+
 def _reached(curves: Sequence[Curve], goal: float) -> list[int | None]:
-    """The first round at which the mean reward is `goal`, for each run."""
-    return sorted(
-        (
-            next(
-                (n for n, scores in enumerate(c.rounds) if _mean(scores) >= goal), None
-            )
-            for c in curves
-        ),
-        key=lambda number: (number is None, number),
-    )
+    """The first of two rounds with a mean reward of at least `goal`, for each run.
+
+    One round alone would often be a lucky one.
+    """
+    found: list[int | None] = []
+    for curve in curves:
+        there = [_mean(scores) >= goal for scores in curve.rounds]
+        pairs = itertools.pairwise(there)
+        found.append(next((n for n, pair in enumerate(pairs) if all(pair)), None))
+    return sorted(found, key=lambda number: (number is None, number))
 
 
 def _mean(scores: Mapping[str, float]) -> float:

@@ -84,6 +84,15 @@ def test_an_interval_is_students():
     assert half == pytest.approx(2.776 * math.sqrt(2.5 / 5))
 
 
+def test_a_share_counts_the_errors_of_both_means():
+    assert learning.share([1.0, 1.0], [2.0, 2.0]) == (0.5, 0.0)
+    # Where both vary together the quotient is sure, and where one varies it is not.
+    assert learning.share([1.0, 2.0], [2.0, 4.0])[1] == pytest.approx(0)
+    quotient, half = learning.share([1.0, 1.0], [1.0, 3.0])
+    assert quotient == 0.5
+    assert half == pytest.approx(12.706 * math.sqrt(0.5 / 2) / 2)
+
+
 def table():
     return learning.Table(
         "T",
@@ -96,8 +105,11 @@ def table():
 def curves():
     return {
         ("T", "base"): [curve(0.2), curve(0.2)],
-        ("T", "best"): [curve(0.2, 0.5, 0.8), curve(0.2, 0.7, 0.8)],
-        ("T", "x"): [curve(0.2, 0.3, 0.5, worst=0.1), curve(0.2, 0.75, 0.5)],
+        ("T", "best"): [curve(0.2, 0.5, 0.8, 0.8), curve(0.2, 0.7, 0.8, 0.8)],
+        ("T", "x"): [
+            curve(0.2, 0.3, 0.9, 0.5, worst=0.1),
+            curve(0.2, 0.75, 0.76, 0.5),
+        ],
     }
 
 
