@@ -55,7 +55,7 @@ class Table:
         arms: its rows.
         central: name of the arm whose gain the rounds are counted against.
         noiseless: name of the arm whose gain is what privacy keeps a share of.
-        plotted: names of the arms in the plot, a few; all if empty.
+        plotted: names of the arms in the plot, a few; no plot if empty.
     """
 
     title: str
@@ -198,6 +198,7 @@ def _small() -> Table:
             *private,
         ),
         noiseless="federated",
+        plotted=("federated", "epsilon 8", "epsilon 4", "epsilon 1"),
     )
 
 
@@ -246,7 +247,9 @@ def main() -> int:
     stem.with_suffix(".json").write_text(text, "utf-8")
     markdown = "\n\n".join(as_markdown(table) for table in report["tables"]) + "\n"
     stem.with_suffix(".md").write_text(markdown, "utf-8")
-    plot(found[0], curves, stem.with_suffix(".svg"))
+    for table in found:
+        if table.plotted:
+            plot(table, curves, stem.with_suffix(".svg"))
     print(text if options.json else markdown, end="")
     return 0
 
@@ -412,9 +415,8 @@ def plot(
     from matplotlib import pyplot  # noqa: PLC0415
 
     figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
-    names = tuple(arm.name for arm in table.arms)
     for arm in table.arms:
-        if arm.kind == "base" or arm.name not in (table.plotted or names):
+        if arm.name not in table.plotted:
             continue
         own = curves[table.title, arm.name]
         rounds = list(zip(*(map(_mean, curve.rounds) for curve in own), strict=True))
