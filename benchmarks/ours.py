@@ -266,7 +266,8 @@ class Federation:
             memory: whether to take the peak of memory of each phase.
 
         Returns:
-            Seconds of the client and of each phase, tokens and bytes.
+            Seconds of the client and of each phase, tokens and bytes, groups and those
+            of them that needed no gradient.
         """
         self._round += 1
         phases, exchange = Phases(memory=memory), self._exchange
@@ -275,7 +276,8 @@ class Federation:
             privacy.contribution.poisson_draw,
             fgrpo_secure.learner.generate,
         )
-        tokens = 0
+        differentiate = UnitGradients.compute
+        tokens, count, skipped = 0, 0, 0
 
         def drawn(ids: Sequence[str], *args: Any) -> list[str]:  # noqa: ANN401
             # The draw takes its time and decides nothing: both sides of the benchmark
@@ -290,13 +292,18 @@ class Federation:
             tokens += sum(int(group.completion_mask.sum()) for group in groups)
             return groups
 
-        table = [
-            (privacy.contribution, "poisson_draw", drawn),
-            (fgrpo_secure.learner, "generate", phases.hook(counted, "rollout")),
-        ]
+        def sorted_out(self: UnitGradients, units: Sequence[Any]) -> Iterator[Any]:
+            nonlocal count, skipped
+            needed = [self.needs_pass(item) for unit in units for item in unit]
+            count += len(needed)
+            skipped += needed.count(False)
+            return differentiate(self, units)
+
+        counting = {"generate": counted, "compute": sorted_out}
+        table = [(privacy.contribution, "poisson_draw", drawn)]
         for owner, name, phase in _HOOKS:
-            if name != "generate":
-                table.append((owner, name, phases.hook(getattr(owner, name), phase)))
+            function = counting.get(name, getattr(owner, name))
+            table.append((owner, name, phases.hook(function, phase)))
         with wrapped(table), phases.of("messages"):
             outcome = self._server.run_round(exchange, self._round)
         if not outcome.published:
@@ -305,9 +312,12 @@ class Federation:
             "seconds": exchange.seconds,
             "phases": _of(phases.seconds, _MEASURED),
             "server": _of(phases.seconds, SERVER),
-            "peaks": _of(phases.peaks, _MEASURED) | _of(phases.peaks, SERVER),
+            "peaks": _of(phases.peaks, _MEASURED),
+            "server_peaks": _of(phases.peaks, SERVER),
             "traffic": exchange.traffic,
             "tokens": tokens,
+            "groups": count,
+            "skipped": skipped,
             "peak": peak_memory(),
         }
 

@@ -106,10 +106,7 @@ class UnitGradients:
             is clipped or summed below the unit: a unit's completions count as one.
         """
         places = [(index, item) for index, unit in enumerate(units) for item in unit]
-        # A gradient of exact zeros needs no pass: without a KL term every token's loss
-        # has the factor zero.
-        if self._settings.loss.kl_coefficient == 0:
-            places = [place for place in places if place[1].advantages.any()]
+        places = [place for place in places if self.needs_pass(place[1])]
         waiting = Counter(index for index, _ in places)
         parts: dict[int, dict[int, NDArray[np.float32]]] = defaultdict(dict)
         following = 0
@@ -123,6 +120,15 @@ class UnitGradients:
                 following += 1
         for _ in range(following, len(units)):
             yield self._sum({})
+
+    def needs_pass(self, item: ScoredGroup) -> bool:
+        """Whether a group's gradient can be anything but exact zeros.
+
+        Without a KL term every token's loss has an advantage as a factor, and where all
+        rewards of a group are equal, its advantages are zero.
+        """
+        kl = self._settings.loss.kl_coefficient
+        return kl != 0 or bool(item.advantages.any())
 
     def _sum(self, parts: Mapping[int, NDArray[np.float32]]) -> NDArray[np.float32]:
         """Add a unit's groups in the unit's own order, not in that of their arrival."""

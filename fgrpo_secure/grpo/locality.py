@@ -6,16 +6,19 @@ nobody promises it. So it is tried, on public dummies, with this model on this m
 before anything is drawn. What passes is tested and not proven.
 """
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fgrpo_secure.errors import ModelError
 from fgrpo_secure.grpo.adapter import read_vector, write_vector
 from fgrpo_secure.grpo.gradient import GradientSettings, ScoredGroup, UnitGradients
-from fgrpo_secure.grpo.packing import WIDTH_STEP, Group
+from fgrpo_secure.grpo.packing import WIDTH_STEP, Group, padded_width
 from fgrpo_secure.grpo.policy import Policy
 from fgrpo_secure.grpo.rollout import RolloutSettings, generate
 
@@ -28,8 +31,12 @@ def verify_locality(
     """Check that dummies come out equal in other slots and with other mates.
 
     A micro-batch of full width is generated and differentiated, then again in reverse,
-    then shifted with every other unit replaced. The adapter is given numbers other than
-    zero meanwhile, and gets its own back.
+    then shifted with every other unit replaced: once with the widest prompts and
+    completions of many tokens, once with the narrowest and of one token. The bits of
+    the logits behind every token are compared, of the tokens and of the gradient: a
+    difference in the last bit hardly ever moves a token of a few dummies, and would
+    move one of many units. The adapter is given numbers other than zero meanwhile, and
+    gets its own back.
 
     Args:
         policy: What generates and learns.
@@ -42,40 +49,97 @@ def verify_locality(
             unit needs no such property, so the caller may go on with that.
     """
     policy.check_width(rollout.max_prompt_tokens, rollout.max_tokens)
-    slots = max(rollout.microbatch_units, gradient.microbatch_units)
-    prompts, uniforms = _dummies(policy, rollout, 2 * slots)
+    tokens = rollout.max_tokens
+    narrowest = padded_width(1, rollout.max_prompt_tokens)
     kept = read_vector(policy.model)
     generator = torch.Generator().manual_seed(_SEED)
     try:
         write_vector(
             policy.model, 0.05 * torch.randn(kept.size, generator=generator).numpy()
         )
-        first = list(range(slots))
-        shifted = [i + slots * (i % 2) for i in (*first[1:], first[0])]
-        arrangements = [first, first[::-1], shifted]
-        seen: dict[int, tuple[Group, NDArray[np.float32]]] = {}
-        for order in arrangements:
-            groups = generate(
-                policy, [prompts[i] for i in order], uniforms[order], rollout
-            )
-            vectors = UnitGradients(policy, gradient).compute(
-                [[ScoredGroup(_uneven(g), _advantages(g))] for g in groups]
-            )
-            for index, group, vector in zip(order, groups, vectors, strict=True):
-                known = seen.setdefault(index, (group, vector))
-                _compare(known, (group, vector))
+        for top, lengths in (
+            (rollout.max_prompt_tokens, (tokens, (tokens + 1) // 2)),
+            (narrowest, (1, 1)),
+        ):
+            _verify(policy, rollout, gradient, top, lengths)
     finally:
         write_vector(policy.model, kept)
 
 
+def _verify(
+    policy: Policy,
+    rollout: RolloutSettings,
+    gradient: GradientSettings,
+    top: int,
+    lengths: tuple[int, int],
+) -> None:
+    """Try one width in all arrangements.
+
+    Args:
+        policy: What generates and learns.
+        rollout: How to generate.
+        gradient: How to differentiate.
+        top: Tokens of the longest prompt.
+        lengths: Tokens of every other completion that are differentiated, and of those
+            between.
+
+    Raises:
+        ModelError: A dummy changed with its slot or its mates.
+    """
+    slots = max(rollout.microbatch_units, gradient.microbatch_units)
+    prompts, uniforms = _dummies(policy, rollout, 2 * slots, top)
+    # Nothing ends here, so that a dummy is seen for all its steps whatever its mates.
+    endless = replace(policy, eos_ids=())
+    first = list(range(slots))
+    shifted = [i + slots * (i % 2) for i in (*first[1:], first[0])]
+    known: dict[int, dict[str, bytes]] = {}
+    for order in (first, first[::-1], shifted):
+        logits = _Digests(slots)
+        groups = generate(
+            endless,
+            [prompts[i] for i in order],
+            uniforms[order],
+            rollout,
+            observer=logits.add,
+        )
+        vectors = UnitGradients(policy, gradient).compute(
+            [[ScoredGroup(_cut(g, lengths), _advantages(g))] for g in groups]
+        )
+        for index, group, vector, digest in zip(
+            order, groups, vectors, logits.read(), strict=True
+        ):
+            found = {
+                "logits": digest,
+                "completions": group.completion_ids.numpy().tobytes(),
+                "gradient": vector.tobytes(),
+            }
+            _compare(known.setdefault(index, found), found)
+
+
+class _Digests:
+    """The bits of all logits that decided on a dummy's tokens, as one digest each."""
+
+    def __init__(self, count: int) -> None:
+        self._hashes = [hashlib.sha256() for _ in range(count)]
+
+    def add(self, chosen: Sequence[int], logits: Tensor) -> None:
+        """Take a step's logits, shape (N, G, V), of the dummies `chosen`."""
+        # Not every dtype has a counterpart in numpy, and a byte does.
+        bits = logits.contiguous().view(torch.uint8).cpu().numpy()
+        for number, own in zip(chosen, bits, strict=True):
+            self._hashes[number].update(own)
+
+    def read(self) -> list[bytes]:
+        return [found.digest() for found in self._hashes]
+
+
 def _dummies(
-    policy: Policy, settings: RolloutSettings, count: int
+    policy: Policy, settings: RolloutSettings, count: int, top: int
 ) -> tuple[list[list[int]], NDArray[np.float64]]:
-    """Public prompts of many lengths in the widest shape, and public numbers."""
+    """Public prompts of many lengths but one shape, and public numbers."""
     generator = torch.Generator().manual_seed(_SEED)
     vocabulary = policy.network.config.get_text_config().vocab_size
-    top = settings.max_prompt_tokens
-    # All lengths that are padded to the widest shape, so that any two may be mates.
+    # All lengths that are padded to one shape, so that any two may be mates.
     spread = top - (top - 1) // WIDTH_STEP * WIDTH_STEP
     prompts = [
         torch.randint(vocabulary, (top - i % spread,), generator=generator).tolist()
@@ -86,16 +150,16 @@ def _dummies(
     return prompts, uniforms.numpy()
 
 
-def _uneven(group: Group) -> Group:
-    """The group with lengths that differ, and are those of every other dummy.
+def _cut(group: Group, lengths: tuple[int, int]) -> Group:
+    """The group with completions of these lengths in turn, as every other dummy's.
 
     Only groups of one width share a micro-batch, and where they ended by themselves
     they would hardly ever meet.
     """
     size, tokens = group.completion_mask.shape
-    lengths = torch.full((size, 1), tokens)
-    lengths[1::2] = (tokens + 1) // 2
-    return replace(group, completion_mask=torch.arange(tokens) < lengths)
+    ends = torch.full((size, 1), lengths[0])
+    ends[1::2] = lengths[1]
+    return replace(group, completion_mask=torch.arange(tokens) < ends)
 
 
 def _advantages(group: Group) -> NDArray[np.float64]:
@@ -103,15 +167,12 @@ def _advantages(group: Group) -> NDArray[np.float64]:
     return np.linspace(-1.0, 1.5, len(group.texts))
 
 
-def _compare(
-    known: tuple[Group, NDArray[np.float32]], other: tuple[Group, NDArray[np.float32]]
-) -> None:
-    tokens = torch.equal(known[0].completion_ids, other[0].completion_ids)
-    if tokens and known[1].tobytes() == other[1].tobytes():
-        return
-    what = "gradient" if tokens else "completions"
-    raise ModelError(
-        f"A unit's {what} changed with its place in the micro-batch on this machine.",
-        "Set [machine] microbatch to 1: per-unit clipping needs units that do not "
-        "touch each other.",
-    )
+def _compare(known: dict[str, bytes], found: dict[str, bytes]) -> None:
+    for what, bits in known.items():
+        if found[what] != bits:
+            raise ModelError(
+                f"A unit's {what} changed with its place in the micro-batch on this "
+                "machine.",
+                "Set [machine] microbatch to 1: per-unit clipping needs units that do "
+                "not touch each other.",
+            )

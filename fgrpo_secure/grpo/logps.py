@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
+from torch.nn.functional import pad
 
 from fgrpo_secure.grpo.packing import Columns
 
@@ -24,9 +25,10 @@ def row_logps(logits: Tensor, completion_ids: Tensor, temperature: float) -> Ten
         Shape (B, G, T), float32.
     """
     ids = completion_ids.flatten(0, 1)
-    rows = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    found: Tensor = ChosenLogps.apply(logits, rows, ids, temperature)
-    return found.view_as(completion_ids)
+    # The last position predicts a token that is not there; any will do.
+    following = pad(ids[:, 1:], (0, 1))
+    found: Tensor = ChosenLogps.apply(logits, ids[:, :1], following, temperature)
+    return found[:, :-1].reshape(completion_ids.shape)
 
 
 def packed_logps(
@@ -41,26 +43,21 @@ def packed_logps(
         temperature: What the logits are divided by, as while generating.
 
     Returns:
-        Shape (B, G, T), float32; zero where a completion has no token.
+        Shape (B, G, T), float32. Zero where a completion has no token, but for its
+        first place, where what stands there is looked up also if it is padding.
     """
     slots, size, tokens = completion_ids.shape
-    flat = completion_ids.flatten(1)
     # A column predicts what follows it; padding's goes to a place that is cut off.
     behind = (columns.place + 1).masked_fill(~columns.present, size * tokens)
-    following = flat.gather(1, behind.clamp(max=size * tokens - 1))
+    following = completion_ids.flatten(1).gather(1, behind.clamp(max=size * tokens - 1))
     # The prompt's last position predicts the first token of every completion.
-    rows = torch.arange(1, logits.shape[1], device=flat.device)
-    rows = torch.cat([rows.new_zeros(size), rows]).expand(slots, -1)
-    chosen = torch.cat([completion_ids[:, :, 0], following], 1)
-    starts = torch.arange(0, size * tokens, tokens, device=flat.device)
+    found = ChosenLogps.apply(logits, completion_ids[:, :, 0], following, temperature)
+    starts = torch.arange(0, size * tokens, tokens, device=behind.device)
     places = torch.cat([starts.expand(slots, -1), behind], 1)
     table = torch.zeros(
-        (slots, size * tokens + 1), dtype=torch.float32, device=flat.device
+        (slots, size * tokens + 1), dtype=torch.float32, device=behind.device
     )
-    found = table.scatter(
-        1, places, ChosenLogps.apply(logits, rows, chosen, temperature)
-    )
-    return found[:, :-1].unflatten(1, (size, tokens))
+    return table.scatter(1, places, found)[:, :-1].unflatten(1, (size, tokens))
 
 
 class ChosenLogps(torch.autograd.Function):
@@ -68,59 +65,84 @@ class ChosenLogps(torch.autograd.Function):
 
     A softmax over a large vocabulary is the widest table of a pass, and autograd would
     keep several. Here the backward pass makes its gradient, and nothing else of that
-    size; what is in between is made for a few rows at a time.
+    size; what is in between is made for a few rows at a time, in float32.
     """
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, logits: Tensor, rows: Tensor, ids: Tensor, temperature: float
+        ctx: FunctionCtx,
+        logits: Tensor,
+        first: Tensor,
+        following: Tensor,
+        temperature: float,
     ) -> Tensor:
         """Look tokens up.
 
         Args:
             ctx: What the backward pass is told.
             logits: shape (B, L, V).
-            rows: shape (B, K), int64, the row of the logits that predicts each token.
-            ids: shape (B, K), int64, the tokens.
+            first: shape (B, N), int64, tokens that the first row predicts, N >= 1.
+            following: shape (B, L - 1), int64, the token that each other row predicts.
             temperature: What the logits are divided by.
 
         Returns:
-            Shape (B, K), float32.
+            Shape (B, N + L - 1), float32, in the order of the tokens.
         """
         totals = torch.cat(
-            [part.logsumexp(-1) for _, part in _scaled(logits, temperature)]
-        ).view(logits.shape[:2])
-        places = rows * logits.shape[2] + ids
-        picked = logits.flatten(1).gather(1, places).float() / temperature
-        ctx.save_for_backward(logits, rows, places)
+            [part.logsumexp(-1) for _, part in _scaled(logits, temperature)], 1
+        )
+        picked = torch.cat(
+            [
+                logits[:, 0].gather(1, first),
+                logits[:, 1:].gather(2, following[:, :, None])[:, :, 0],
+            ],
+            1,
+        )
+        ctx.save_for_backward(logits, first, following)
         ctx.temperature = temperature
-        return picked - totals.gather(1, rows)
+        rows = [totals[:, :1].expand_as(first), totals[:, 1:]]
+        return picked.float() / temperature - torch.cat(rows, 1)
 
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        """The gradient for the logits: each row's by itself."""
-        logits, rows, places = ctx.saved_tensors
-        gradient = gradient / ctx.temperature
-        weights = gradient.new_zeros(logits.shape[:2]).scatter_add_(1, rows, gradient)
-        weights = weights.view(-1, 1)
+        """The gradient for the logits: each row's by itself, and in a fixed order.
+
+        No addition here meets two addends for one place at once: a GPU would add them
+        in an order of its own each time.
+        """
+        logits, first, following = ctx.saved_tensors
+        size = first.shape[1]
+        heads, tails = (gradient / ctx.temperature).split([size, following.shape[1]], 1)
+        weights = torch.cat([heads.sum(-1, keepdim=True), tails], 1)
+        # One token of each row, and then what else the first row predicts.
+        ids = torch.cat([first[:, :1], following], 1)[:, :, None]
+        gains = torch.cat([heads[:, :1], tails], 1)[:, :, None]
         made = torch.empty_like(logits, memory_format=torch.contiguous_format)
-        flat = made.flatten(0, 1)
-        for chosen, part in _scaled(logits, ctx.temperature):
-            # A softmax goes row by row, whichever rows there are.
-            flat[chosen] = part.softmax(-1).mul_(-weights[chosen])
-        made.flatten(1).scatter_add_(1, places, gradient.to(made.dtype))
+        for rows, part in _scaled(logits, ctx.temperature):
+            # The difference is taken before it is rounded to the dtype of the logits:
+            # for a likely token it is that of two numbers that are almost equal.
+            slopes = part.softmax(-1).mul_(-weights[:, rows, None])
+            slopes.scatter_add_(2, ids[:, rows], gains[:, rows])
+            if rows.start == 0:
+                for n in range(1, size):
+                    slopes[:, 0].scatter_add_(1, first[:, n, None], heads[:, n, None])
+            made[:, rows] = slopes
         return made, None, None, None
 
 
 def _scaled(logits: Tensor, temperature: float) -> Iterator[tuple[slice, Tensor]]:
-    """Float32 logits over the temperature, some rows at a time.
+    """Float32 logits over the temperature, some rows of every slot at a time.
+
+    All slots are cut alike. Torch shares the work on one part among its threads by the
+    part's shape, and would round a slot differently whose rows were a part by
+    themselves.
 
     Yields:
-        Which of the B L rows, and their numbers, shape (rows, V).
+        Which of the L rows, and their numbers, shape (B, rows, V).
     """
-    flat = logits.flatten(0, -2)
-    step = max(1, _TABLE // flat.shape[1])
-    for start in range(0, len(flat), step):
-        chosen = slice(start, start + step)
-        part = flat[chosen].float()
-        yield chosen, part if temperature == 1 else part / temperature
+    slots, length, vocabulary = logits.shape
+    step = max(1, _TABLE // (slots * vocabulary))
+    for start in range(0, length, step):
+        rows = slice(start, min(start + step, length))
+        part = logits[:, rows].float()
+        yield rows, part if temperature == 1 else part / temperature

@@ -23,10 +23,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 WIDTH_STEP = 8
-"""Prompts are padded to a multiple of this many tokens, completions and rows likewise.
+"""Prompts are padded to a multiple of this many tokens, packed rows likewise.
 
-Kernels compute several tokens at once. A row that were no multiple of that would be
-rounded differently from slot to slot.
+It keeps the shapes few, so that units find mates of their own width. A multiple of 8 is
+also what most kernels treat alike in every slot, but neither do all passes have one
+(prompts that are cut at their limit, one new token of each completion, the logits), nor
+is it known to suffice or to be needed: `locality` tries what the machine does.
 """
 
 Key = TypeVar("Key", bound=Hashable)

@@ -7,6 +7,7 @@ shared generator would hand every later unit other numbers as soon as one is add
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -81,6 +82,7 @@ def generate(
     uniforms: NDArray[np.float64],
     settings: RolloutSettings,
     progress: Callable[[int], None] | None = None,
+    observer: Callable[[Sequence[int], Tensor], None] | None = None,
 ) -> list[Group]:
     """Generate a group of completions for each prompt.
 
@@ -90,6 +92,8 @@ def generate(
         uniforms: shape (U, G, T), float64 in [0, 1), each unit's own.
         settings: How to generate.
         progress: Called with the number of prompts done since the last call.
+        observer: Called before each token with the numbers of N prompts of one
+            micro-batch and the logits that decide, shape (N, G, V).
 
     Returns:
         U groups in the order of the prompts.
@@ -107,7 +111,8 @@ def generate(
     for width, chosen in microbatches(widths, settings.microbatch_units):
         own = np.zeros((settings.microbatch_units, size, tokens))
         own[: len(chosen)] = uniforms[chosen]
-        made = _microbatch(policy, [cut[i] for i in chosen], width, own, settings)
+        seen = None if observer is None else partial(observer, chosen)
+        made = _microbatch(policy, [cut[i] for i in chosen], width, own, settings, seen)
         groups |= dict(zip(chosen, made, strict=True))
         if progress is not None:
             progress(len(chosen))
@@ -121,6 +126,7 @@ def _microbatch(
     width: int,
     uniforms: NDArray[np.float64],
     settings: RolloutSettings,
+    observer: Callable[[Tensor], None] | None,
 ) -> list[Group]:
     """Generate for at most one micro-batch of prompts of one width."""
     size, tokens = settings.group_size, settings.max_tokens
@@ -152,6 +158,8 @@ def _microbatch(
     going = torch.arange(size, device=policy.device)
     owners = going[:0]
     for step in range(tokens):
+        if observer is not None:
+            observer(logits[: len(prompts)])
         over = ended[:, going]
         chosen = _choose(logits, numbers[:, going, step], settings)
         ids[:, going, step] = chosen.masked_fill(over, policy.pad_id)

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from benchmarks import ours, trl_peer, worker
@@ -60,9 +61,38 @@ def test_nothing_stays_wrapped(steps):
 
 def test_every_phase_has_a_peak_of_memory(steps):
     _, _, traced = steps
-    assert traced["peaks"].keys() >= {"rollout", "gradient", "noise", "unmask"}
-    for peak in traced["peaks"].values():
+    assert traced["peaks"].keys() == set(benchmark._CLIENT_PHASES)
+    assert traced["server_peaks"].keys() == set(benchmark._SERVER_PHASES)
+    for peak in (*traced["peaks"].values(), *traced["server_peaks"].values()):
         assert 0 < peak < 64 * 2**30
+
+
+def test_the_parties_peaks_of_a_phase_are_kept_apart(steps):
+    """Both write a ledger."""
+    _, step, traced = steps
+    traced = traced | {"peaks": {"ledger": 1}, "server_peaks": {"ledger": 2}}
+    for side, peak in ((benchmark._CLIENT, 1), (benchmark._SERVER, 2)):
+        table = benchmark._phases([step], traced, side, ("ledger",))
+        assert table["ledger"]["peak_bytes"] == peak
+
+
+def test_groups_are_counted_and_those_of_equal_rewards_as_skipped(
+    steps, tmp_path, monkeypatch
+):
+    _, step, _ = steps
+    assert step["groups"] == UNITS
+    assert 0 <= step["skipped"] <= UNITS
+    setup = {"config": "tiny", "overrides": OVERRIDES, "client": "sums"}
+    federation = ours.open_federation(setup, tmp_path)
+    worth = iter([1, 0, 1, 0])
+
+    def scored(self, unit, groups):
+        top = next(worth)
+        return [np.linspace(0, top, len(group.texts)) for group in groups]
+
+    monkeypatch.setattr(ours.Learner, "_score", scored)
+    made = federation.step([3, 1, 4, 15])
+    assert (made["groups"], made["skipped"]) == (UNITS, 2)
 
 
 def test_a_peak_that_is_forgotten_is_that_of_what_is_held():
@@ -132,7 +162,7 @@ def test_the_report_shows_both_sides(steps):
         "steps": 1,
         "machine": benchmark._machine(),
         "ours": benchmark._ours(opened, [step, step], traced),
-        "server": benchmark._phases([step], traced, "server", ("sum", "unmask")),
+        "server": benchmark._phases([step], traced, benchmark._SERVER, ("sum",)),
         "bytes": step["traffic"],
         "bytes_up_planned": opened["bytes_up"],
         "trl": benchmark._side(opened, slow),
@@ -140,5 +170,9 @@ def test_the_report_shows_both_sides(steps):
     }
     text = benchmark.report(json.loads(json.dumps(result)))
     assert "0.50 times TRL's" in text
-    assert "| unmask |" in text
+    assert "| sum |" in text
+    share = step["skipped"] / step["groups"]
+    assert result["ours"]["skipped_share"] == share
+    assert f"| groups that needed no gradient | {share:.0%} | 0% | |" in text
+    assert f"Of our groups {share:.0%} were not differentiated" in text
     assert "9,220 bytes up" in text

@@ -1,6 +1,7 @@
 """Tiny random models with a character tokenizer, shared by the learning tests."""
 
 import os
+from contextlib import contextmanager
 
 # A thread that waits for its turn must not burn the core that the other one needs: with
 # more threads than free cores that makes a test of two threads a hundred times slower.
@@ -114,9 +115,23 @@ def tiny_tokenizer():
     return make_tokenizer
 
 
+@contextmanager
+def torch_threads(count):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.fixture(params=[1, 2])
 def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
+    with torch_threads(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def one_thread():
+    with torch_threads(1):
+        yield

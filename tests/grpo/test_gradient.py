@@ -197,7 +197,16 @@ def test_without_the_skip_such_a_group_has_a_gradient_of_exact_zeros(tiny_policy
     (item, *_) = scored(policy)
     chosen = settings()
     zero = ScoredGroup(item.group, np.zeros(SIZE))
+    assert not UnitGradients(policy, chosen).needs_pass(zero)
     assert not plain_gradient(policy, [zero], chosen).any()
+
+
+def test_with_a_kl_term_a_group_of_equal_rewards_needs_its_pass(tiny_policy):
+    policy = tiny_policy()
+    (item, *_) = scored(policy)
+    zero = ScoredGroup(item.group, np.zeros(SIZE))
+    assert UnitGradients(policy, settings(kl=0.1)).needs_pass(zero)
+    assert UnitGradients(policy, settings()).needs_pass(item)
 
 
 def test_nothing_of_the_pass_stays_on_the_model(tiny_policy):

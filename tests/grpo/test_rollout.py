@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from fgrpo_secure.errors import ConfigurationError
+from fgrpo_secure.errors import ConfigurationError, ModelError
+from fgrpo_secure.grpo.gradient import GradientSettings
+from fgrpo_secure.grpo.locality import verify_locality
+from fgrpo_secure.grpo.loss import LOSSES, LossSettings
 from fgrpo_secure.grpo.packing import WIDTH_STEP
 from fgrpo_secure.grpo.rollout import RolloutSettings, generate
 
@@ -107,15 +110,21 @@ def test_a_long_prompt_keeps_its_last_tokens(tiny_policy):
     assert one.prompt_ids.tolist() == list(cut)
 
 
-@pytest.mark.parametrize(("packed", "slots"), [(True, 1), (True, 3), (False, 3)])
+@pytest.mark.parametrize(("packed", "slots"), [(True, 1), (True, 4), (False, 4)])
 def test_a_units_completions_do_not_depend_on_other_units(
     tiny_policy, threads, packed, slots
 ):
     """Guarantee of `generate`: change, remove, add, lengthen or move the others."""
     policy = dataclasses.replace(tiny_policy(), takes_packed=packed)
-    settings = RolloutSettings(3, 5, max_prompt_tokens=40, microbatch_units=slots)
+    settings = RolloutSettings(4, 5, max_prompt_tokens=40, microbatch_units=slots)
+    gradient = GradientSettings(LossSettings(5, LOSSES["dr_grpo"]), 1.0, slots)
+    try:
+        verify_locality(policy, settings, gradient)
+    except ModelError:
+        # Nothing is promised of mates then, and a unit goes alone.
+        settings = dataclasses.replace(settings, microbatch_units=1)
     prompts = policy.encode_all(TEXTS)
-    numbers = uniforms(len(prompts), 3, 5)
+    numbers = uniforms(len(prompts), 4, 5)
 
     def tokens(order, changed=prompts):
         groups = generate(policy, [changed[i] for i in order], numbers[order], settings)
@@ -139,6 +148,28 @@ def test_a_units_completions_do_not_depend_on_other_units(
 def test_nothing_drawn_generates_nothing(tiny_policy):
     settings = RolloutSettings(2, 3)
     assert generate(tiny_policy(), [], np.empty((0, 2, 3)), settings) == []
+
+
+def test_an_observer_sees_the_logits_of_every_token_and_of_prompts_only(tiny_policy):
+    """Micro-batches hold two here, so that one prompt is left over."""
+    policy, seen = tiny_policy(), []
+    settings = RolloutSettings(2, 3, max_prompt_tokens=8, microbatch_units=2)
+    prompts, numbers = policy.encode_all(["1+2=", "9-", "a"]), uniforms(3, 2, 3)
+
+    def observer(chosen, logits):
+        seen.append((list(chosen), logits))
+
+    groups = generate(policy, prompts, numbers, settings, observer=observer)
+    plain = generate(policy, prompts, numbers, settings)
+    for one, two in zip(groups, plain, strict=True):
+        assert torch.equal(one.completion_ids, two.completion_ids)
+    starts = [logits for chosen, logits in seen if 2 in chosen]
+    assert seen[0][0] == [0, 1]
+    assert all(len(logits) == len(chosen) for chosen, logits in seen)
+    with torch.no_grad():
+        wanted = policy.network(torch.tensor([prompts[2]])).logits[0, -1]
+    assert torch.allclose(starts[0], wanted.expand(1, 2, -1), atol=1e-4)
+    assert len(starts) == int(groups[2].completion_mask.sum(-1).max())
 
 
 def test_progress_counts_every_prompt(tiny_policy):
