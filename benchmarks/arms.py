@@ -59,6 +59,8 @@ class Arm:
         overrides: of the configuration, as `fgrpo run --set` takes them.
         absent: how many clients, another choice each round, do not answer.
         rows: how many prompts each client has; all of them without it.
+        task: the client whose task all clients get, each with other prompts of it, in
+            the place of their own; needs `rows`.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Arm:
     overrides: tuple[str, ...] = ()
     absent: int = 0
     rows: int | None = None
+    task: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +100,12 @@ def run_arm(config_name: str, arm: Arm, seed: int) -> Curve:
     torch.set_num_threads(1)
     plain, _ = load_config(config_name, [f"machine.seed={seed}"])
     config, _ = load_config(config_name, [*arm.overrides, f"machine.seed={seed}"])
-    judge = _Judge(plain)
     names = [client.name for client in config.client]
     with tempfile.TemporaryDirectory(prefix="fgrpo-benchmark-") as scratch:
         folder = Path(scratch)
         if arm.rows is not None:
-            config = _shortened(config, arm.rows, folder)
+            config = _shortened(config, arm, folder)
+        judge = _Judge(plain if arm.task is None else config)
         if arm.kind == "alone":
             own = [judge.curve(_central(config, [name]), [name]) for name in names]
             pairs = zip(*(curve.rounds for curve in own), strict=True)
@@ -120,14 +123,17 @@ def run_arm(config_name: str, arm: Arm, seed: int) -> Curve:
         return replace(judge.curve(iter([start]), names), epsilon=0.0)
 
 
-def _shortened(config: RunConfig, rows: int, folder: Path) -> RunConfig:
-    """The same with only the first prompts of every client."""
+def _shortened(config: RunConfig, arm: Arm, folder: Path) -> RunConfig:
+    """The same with only the first prompts of each client, or parts of one client's."""
     clients = []
-    for client in config.client:
+    for place, client in enumerate(config.client):
+        source = client if arm.task is None else config.client_named(arm.task)
+        start = 0 if arm.task is None else place * arm.rows
         path = folder / f"{client.name}.jsonl"
-        lines = Path(client.data).read_text("utf-8").splitlines()[:rows]
-        path.write_text("\n".join(lines) + "\n", "utf-8")
-        clients.append(client.model_copy(update={"data": str(path)}))
+        lines = Path(source.data).read_text("utf-8").splitlines()
+        path.write_text("\n".join(lines[start : start + arm.rows]) + "\n", "utf-8")
+        own = {"name": client.name, "data": str(path)}
+        clients.append(source.model_copy(update=own))
     return config.model_copy(update={"client": tuple(clients)})
 
 

@@ -1,6 +1,7 @@
 """Does it learn, and what do privacy and federation cost? Tables, curves and a plot.
 
 python benchmarks/learning.py                  the main table, 5 runs of each arm
+python benchmarks/learning.py --part same      four clients that share one task
 python benchmarks/learning.py --part weights   where FGRPO's weights might help
 python benchmarks/learning.py --part small     one tenth of the prompts
 """
@@ -71,7 +72,7 @@ def tables(part: str) -> list[Table]:
         return [_main()]
     if part == "weights":
         return _weights()
-    return [_small()]
+    return [_same()] if part == "same" else [_small()]
 
 
 def _main() -> Table:
@@ -202,6 +203,33 @@ def _small() -> Table:
     )
 
 
+def _same() -> Table:
+    share = ("privacy.sampling_rate=0.6", _UNIFORM)
+    ways = {"each alone": "alone", "federated": "federated"}
+    return Table(
+        "One task at all clients: 300 prompts of sums at each",
+        (
+            Arm("base", "base", rows=300, task="sums"),
+            *(
+                Arm(
+                    way if epsilon == "inf" else f"epsilon {epsilon}, {way}",
+                    kind,
+                    (*share, f"privacy.epsilon={epsilon}"),
+                    rows=300,
+                    task="sums",
+                )
+                for epsilon in ("inf", "8", "4", "1")
+                for way, kind in ways.items()
+            ),
+        ),
+        noiseless="federated",
+        plotted=(
+            *ways,
+            *(f"epsilon {e}, {way}" for e in (8, 1) for way in ways),
+        ),
+    )
+
+
 def main() -> int:
     """Run a part of the benchmark."""
     parser = argparse.ArgumentParser(
@@ -209,7 +237,7 @@ def main() -> int:
     )
     parser.add_argument(
         "--part",
-        choices=("main", "weights", "small"),
+        choices=("main", "weights", "small", "same"),
         default="main",
         help="which comparison (default: main)",
     )

@@ -55,6 +55,19 @@ def test_arms_without_a_federation_move_the_adapter(kind, epsilon):
     assert found.epsilon == epsilon
 
 
+def test_clients_that_share_a_task_have_different_prompts_of_it(tmp_path):
+    config, _ = arms.load_config("tiny")
+    shared = arms._shortened(config, Arm("x", "alone", rows=30, task="sort"), tmp_path)
+    parts = [Path(client.data).read_text("utf-8") for client in shared.client]
+    lines = [line for part in parts for line in part.splitlines()]
+    whole = Path(config.client_named("sort").data).read_text("utf-8").splitlines()
+    assert lines == whole[:120]
+    assert {client.reward for client in shared.client} == {
+        config.client_named("sort").reward
+    }
+    assert [client.name for client in shared.client] == [c.name for c in config.client]
+
+
 def test_the_private_sum_has_the_calibrated_noise_and_clips():
     config, _ = arms.load_config("tiny")
     add_up = arms._private_sum(config, 20_000)
@@ -134,7 +147,7 @@ def test_the_table_says_never_where_the_middle_run_never_arrives():
 
 
 def test_every_part_names_arms_that_exist_and_the_plan_accepts():
-    for part in ("main", "weights", "small"):
+    for part in ("main", "weights", "same", "small"):
         for one in learning.tables(part):
             names = [arm.name for arm in one.arms]
             assert len(set(names)) == len(names)
