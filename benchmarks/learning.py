@@ -271,7 +271,7 @@ def main() -> int:
     }
     options.output.mkdir(parents=True, exist_ok=True)
     stem = options.output / f"learning-{options.part}"
-    text = json.dumps(_finite(report), indent=1, allow_nan=False) + "\n"
+    text = json.dumps(_finite(report), allow_nan=False) + "\n"
     stem.with_suffix(".json").write_text(text, "utf-8")
     markdown = "\n\n".join(as_markdown(table) for table in report["tables"]) + "\n"
     stem.with_suffix(".md").write_text(markdown, "utf-8")
