@@ -224,7 +224,8 @@ def _not_protected(plan: Plan) -> list[str]:
     return [
         "- the data from the client's own site: its machine, its operator and its "
         "reward functions see them as before, and so does any service that a reward "
-        "function asks;",
+        "function asks. This version runs all parties on one machine, and whoever "
+        "owns that sees all data;",
         "- against a reward function that remembers or compares prompts: none of this "
         "holds then, and nothing here can check it;",
         "- who takes part, when messages are sent, and how large the data sets are "
@@ -232,8 +233,8 @@ def _not_protected(plan: Plan) -> list[str]:
         "- what is true of many units: that is what is learnt;",
         f"- {several}; likewise somebody with data at several clients;",
         "- against more clients that work together than stated above;",
-        "- the model from a client that poisons its own update, though clipping and "
-        "noise limit it;",
+        "- the model from a client that poisons its own update: clipping limits what "
+        "bad data can do, and not what a changed program can;",
         "- what was known otherwise: what the base model has memorised, other runs on "
         "the same data (each spends its own epsilon on top; epsilon_cap with a shared "
         "[machine] state stops that), settings that were "
