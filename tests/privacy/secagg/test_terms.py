@@ -53,7 +53,7 @@ def test_the_least_number_of_survivors_is_the_larger_bound():
 
 
 def test_a_cohort_that_is_too_small_or_too_large_is_refused():
-    with pytest.raises(PlanMismatchError, match="at least 3"):
+    with pytest.raises(PlanMismatchError, match="needs 3"):
         make_terms(2)
     with pytest.raises(PlanMismatchError, match="at most 200"):
         make_terms(201)
