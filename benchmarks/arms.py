@@ -28,13 +28,12 @@ from fgrpo_secure.grpo.packing import Group
 from fgrpo_secure.grpo.policy import Policy
 from fgrpo_secure.grpo.rollout import generate
 from fgrpo_secure.job import make_plan, open_server_ledger, prepare_folder
-from fgrpo_secure.registration import NORM_BOUND
+from fgrpo_secure.registration import NORM_BOUND, registered_noise
 from fgrpo_secure.secrets import identity_key, private_directory
 from fgrpo_secure.server import Server
 from fgrpo_secure.server_optimizer import OptimizerState, step
 from fgrpo_secure.site import RunFolder, Site, open_site
 from fgrpo_secure.task import Task, load_run_policy, load_task, score
-from privacy.calibration import calibrate
 from privacy.codec import decode, encode
 from privacy.errors import PrivacyError
 from privacy.ledger import claimed_epsilon, verify_run
@@ -295,21 +294,12 @@ def _plain_sum(size: int) -> _Sum:
 
 def _private_sum(config: RunConfig, size: int) -> _Sum:
     """Clips and rounds each gradient, and noises the sum for the target epsilon."""
-    privacy = config.privacy
-    clip_norm = Fraction(privacy.clip_norm)
-    noise = calibrate(
-        epsilon=float(privacy.epsilon),
-        delta=float(privacy.delta),
-        sampling_rate=Fraction(privacy.sampling_rate),
-        rounds=privacy.rounds,
-        norm_bound=NORM_BOUND,
-        statistic_multiplier=None,
-    )
-    scale = NORM_BOUND / clip_norm
+    noise = registered_noise(config.privacy, with_statistic=False)
+    scale = NORM_BOUND / Fraction(config.privacy.clip_norm)
 
     def add_up(gradients: Iterator[NDArray[np.float32]]) -> NDArray[np.float64]:
         stream = RandomStream(system_entropy)
-        total = discrete_gaussian(stream, noise.total_variance, size)
+        total = discrete_gaussian(stream, noise.gradient_variance, size)
         for vector in gradients:
             total += encode(
                 vector, scale=scale, norm_bound=NORM_BOUND, weight=WEIGHT_ONE

@@ -24,24 +24,19 @@ import torch
 import fgrpo_secure.learner
 import privacy.contribution
 from benchmarks.worker import Channel, forget_peak, held_memory, peak_memory
-from fgrpo_secure.checkpoint import Checkpoint, write_checkpoint
 from fgrpo_secure.client import Client
 from fgrpo_secure.config import RunConfig, load_config
-from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.gradient import UnitGradients
-from fgrpo_secure.job import make_plan
+from fgrpo_secure.job import make_plan, open_server_ledger, prepare_folder
 from fgrpo_secure.learner import Learner
 from fgrpo_secure.secrets import identity_key, private_directory
 from fgrpo_secure.server import Server
-from fgrpo_secure.server_optimizer import OptimizerState
-from fgrpo_secure.site import SOFTWARE, RunFolder, open_client_ledger
+from fgrpo_secure.site import RunFolder, open_client_ledger
 from fgrpo_secure.task import load_task
 from privacy.contribution import Contribution
-from privacy.ledger import Ledger, Role, ServerOpened, write_key_file
+from privacy.ledger import Ledger
 from privacy.plan import SERVER
-from privacy.randomness import system_entropy
 from privacy.secagg.server import CollectingMasked, CollectingReveals
-from privacy.wire import canonical_json
 
 _DEADLINE = 3600.0
 _MEASURED, _PEER = "client", "peer"
@@ -193,39 +188,17 @@ class Federation:
         # A round takes three clients at the least, so only of more can one be lost.
         lost = [name for name in names if name != measured][-1:] if names[3:] else []
         self.task = load_task(config, config.client_named(measured), policy)
-        for place in ("", "ledger", "keys"):
-            (root / place).mkdir(exist_ok=True)
-        (root / "plan.json").write_bytes(canonical_json(self.plan.to_json()))
-        private_directory(self._folder.store)
-        private = private_directory(root / SERVER)
-        keys = {SERVER: identity_key(private)}
-        for name in names:
-            keys[name] = identity_key(self._folder.private(name))
-        for name, key in keys.items():
-            write_key_file(self._folder.key(name), key.verify_key)
+        prepare_folder(root, config, self.plan)
+        private = root / SERVER
+        key = identity_key(private)
         roster = self._folder.roster(self.plan)
-        run = system_entropy(16)
-
-        fresh = OptimizerState.fresh(self.plan.dimension)
-        write_checkpoint(
-            private, None, Checkpoint(adapter.to_bytes(policy.model), fresh)
-        )
-        ledger = Ledger.open(
-            self._folder.ledger(SERVER), keys[SERVER], party=SERVER, role=Role.SERVER
-        )
-        ledger.append(
-            ServerOpened(
-                run=run,
-                software=SOFTWARE,
-                plan=self.plan.to_json(),
-                plan_digest=self.plan.digest_bytes,
-                roster={name: key.raw for name, key in roster.items()},
-            )
-        )
+        ledger = open_server_ledger(self._folder, self.plan, private, policy, key)
+        run = ledger.history.run
         clients = {}
         for name in names:
+            own_key = identity_key(self._folder.private(name))
             own = open_client_ledger(
-                config, self.plan, self._folder, name, keys[name], run
+                config, self.plan, self._folder, name, own_key, run
             )
             learner = Learner(
                 plan=self.plan,
@@ -240,7 +213,7 @@ class Federation:
                 learner=learner,
                 policy=policy,
                 ledger=own,
-                key=keys[name],
+                key=own_key,
                 roster=roster,
                 federation=run.hex(),
             )
@@ -250,7 +223,7 @@ class Federation:
             settings=config.server,
             folder=private,
             ledger=ledger,
-            key=keys[SERVER],
+            key=key,
             roster=roster,
             deadline=_DEADLINE,
         )

@@ -60,7 +60,7 @@ def register(config: RunConfig, sizes: Mapping[str, int], dimension: int) -> Pla
         max_weight_ratio=Fraction(config.aggregation.max_weight_ratio),
     )
     _check_draws(config, sizes)
-    noise = _noise(privacy, with_statistic=weighting.needs_statistic)
+    noise = registered_noise(privacy, with_statistic=weighting.needs_statistic)
     return Plan(
         unit=privacy.unit,
         max_prompts_per_unit=privacy.prompts_per_unit,
@@ -118,7 +118,7 @@ _SENSIBLE_BATCH = 32
 
 
 @dataclass(frozen=True, slots=True)
-class _Noise:
+class RegisteredNoise:
     """What a plan registers of its noise, as `Plan` names it."""
 
     gradient_variance: int
@@ -126,10 +126,16 @@ class _Noise:
     statistic_norm_bound: int
 
 
-def _noise(privacy: PrivacySection, *, with_statistic: bool) -> _Noise:
-    """The noise that a target asks for; none where epsilon is infinite."""
+def registered_noise(
+    privacy: PrivacySection, *, with_statistic: bool
+) -> RegisteredNoise:
+    """The noise that a target asks for; none where epsilon is infinite.
+
+    Raises:
+        RefusalError: no noise meets the target.
+    """
     if privacy.epsilon.is_infinite():
-        return _Noise(0, 0, STATISTIC_NORM_BOUND if with_statistic else 0)
+        return RegisteredNoise(0, 0, STATISTIC_NORM_BOUND if with_statistic else 0)
     found = calibrate(
         epsilon=float(privacy.epsilon),
         delta=float(privacy.delta),
@@ -140,7 +146,7 @@ def _noise(privacy: PrivacySection, *, with_statistic: bool) -> _Noise:
             Fraction(privacy.statistic_multiplier) if with_statistic else None
         ),
     )
-    return _Noise(
+    return RegisteredNoise(
         found.total_variance, found.statistic_variance, found.statistic_norm_bound
     )
 
