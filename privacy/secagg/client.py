@@ -667,10 +667,7 @@ class AwaitingQuorum(_State):
             FaultyServerError: not signed by the server, or over other survivors.
         """
         self._once.use()
-        seat = self.seat
-        outcome = read_published(published, seat.terms, seat.offer_digest)
-        _check_survivors(outcome, self.survivors)
-        return outcome
+        return _published_over(self.survivors, self.seat, published)
 
     def _check(self, peer: str, signed: bytes) -> None:
         # An honest client that is not in U3 stays silent, so nobody else counts.
@@ -711,21 +708,22 @@ class Revealed(_State):
             FaultyServerError: not signed by the server, or over other survivors.
         """
         self._once.use()
-        seat = self.seat
-        outcome = read_published(published, seat.terms, seat.offer_digest)
-        _check_survivors(outcome, self.survivors)
-        return outcome
+        return _published_over(self.survivors, self.seat, published)
 
 
-def _check_survivors(outcome: Published, confirmed: tuple[str, ...]) -> None:
-    """Refuse a sum over other clients than this one confirmed.
+def _published_over(
+    confirmed: tuple[str, ...], seat: Seat, published: bytes
+) -> Published:
+    """Read the server's last message, of a sum over the clients that were confirmed.
 
     Raises:
-        FaultyServerError: it is.
+        FaultyServerError: the sum is over others.
     """
+    outcome = read_published(published, seat.terms, seat.offer_digest)
     if outcome.survivors != confirmed:
         msg = "the published sum is over other survivors than we confirmed"
         raise FaultyServerError(msg)
+    return outcome
 
 
 ClientState: TypeAlias = (
