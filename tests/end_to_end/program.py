@@ -7,8 +7,8 @@ known place and needs no sleep: the run waits for the test, or the test for the 
 import base64
 import json
 import os
-import select
 import signal
+import socket
 import subprocess
 import sys
 import tomllib
@@ -26,7 +26,7 @@ REWARDS = '''\
 """Reward functions of the tests."""
 
 import os
-import select
+import socket
 
 BASE = {base!r}
 RIGHT, WRONG = {right!r}, {wrong!r}
@@ -38,11 +38,12 @@ def exact(prompts, completions, answer, **columns):
 
 def gated(prompts, completions, answer, **columns):
     if os.path.exists(BASE + "/gate") and any(completions):
-        with open(BASE + "/gate", "w") as gate:
-            gate.write(str(os.getpid()))
-        # Nobody ever writes here: the run stands still until it is ended.
-        with open(BASE + "/never") as never:
-            never.read()
+        with open(BASE + "/gate") as gate:
+            keeper = socket.create_connection(("127.0.0.1", int(gate.read())))
+        keeper.sendall(str(os.getpid()).encode())
+        keeper.shutdown(socket.SHUT_WR)
+        # Nobody ever answers: the run stands still until it is ended.
+        keeper.recv(1)
     return exact(prompts, completions, answer)
 '''
 
@@ -172,23 +173,25 @@ class Gate:
     """
 
     def __init__(self, folder):
+        # Whoever comes is queued here, whether or not the test waits already.
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener.settimeout(PATIENCE)
+        self.visitors = []
         self.path = folder / "gate"
-        os.mkfifo(self.path)
-        os.mkfifo(folder / "never")
+        self.path.write_text(str(self.listener.getsockname()[1]))
 
     def wait(self):
         """Wait until a reward stands at the gate; returns its process's id."""
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            ready, _, _ = select.select([descriptor], [], [], PATIENCE)
-            assert ready, "no reward came to the gate"
-            return int(os.read(descriptor, 100))
-        finally:
-            os.close(descriptor)
+        visitor, _ = self.listener.accept()
+        visitor.settimeout(PATIENCE)
+        self.visitors.append(visitor)
+        with visitor.makefile("rb") as said:
+            return int(said.read())
 
     def lift(self):
-        """Let every later reward through."""
+        """Let every later reward through; whoever stands here is not let go."""
         self.path.unlink()
+        self.listener.close()
 
 
 def records(path):
