@@ -32,7 +32,8 @@ from fgrpo_secure.registration import NORM_BOUND, registered_noise
 from fgrpo_secure.secrets import identity_key, private_directory
 from fgrpo_secure.server import Server
 from fgrpo_secure.server_optimizer import OptimizerState, step
-from fgrpo_secure.site import RunFolder, Site, open_site
+from fgrpo_secure.folders import RunFolder
+from fgrpo_secure.site import Site, open_site
 from fgrpo_secure.task import Task, load_run_policy, load_task, score
 from privacy.codec import decode, encode
 from privacy.errors import PrivacyError
@@ -294,7 +295,7 @@ def _plain_sum(size: int) -> _Sum:
 
 def _private_sum(config: RunConfig, size: int) -> _Sum:
     """Clips and rounds each gradient, and noises the sum for the target epsilon."""
-    noise = registered_noise(config.privacy, with_statistic=False)
+    noise = registered_noise(config, with_statistic=False)
     scale = NORM_BOUND / Fraction(config.privacy.clip_norm)
 
     def add_up(gradients: Iterator[NDArray[np.float32]]) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ python benchmarks/learning.py                  the main table, 5 runs of each ar
 python benchmarks/learning.py --part same      four clients that share one task
 python benchmarks/learning.py --part weights   where FGRPO's weights might help
 python benchmarks/learning.py --part small     one tenth of the prompts
+python benchmarks/learning.py --part trust     noise shares, or all of it at each client
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def tables(part: str) -> list[Table]:
         return [_main()]
     if part == "weights":
         return _weights()
-    return [_same()] if part == "same" else [_small()]
+    return [{"same": _same, "small": _small, "trust": _trust}[part]()]
 
 
 def _main() -> Table:
@@ -230,6 +231,43 @@ def _same() -> Table:
     )
 
 
+def _trust() -> Table:
+    local = ("privacy.trust=local", "grpo.local_learning_rate=20", _UNIFORM)
+    ways: Mapping[str, tuple[str, ...]] = {
+        "distributed, 12 rounds": (_UNIFORM,),
+        "local, 12 rounds of 1 step": local,
+        "local, 4 rounds of 3 steps": (
+            *local,
+            "privacy.rounds=4",
+            "privacy.local_steps=3",
+        ),
+        "local, 4 rounds of 3 draws with 2 steps each": (
+            *local,
+            "privacy.rounds=4",
+            "privacy.local_steps=3",
+            "privacy.inner_steps=2",
+        ),
+    }
+    return Table(
+        "Whom the noise trusts: 12 draws of each client in all",
+        (
+            Arm("base", "base"),
+            Arm("no noise, distributed", "federated", (_NOISELESS, _UNIFORM)),
+            *(
+                Arm(
+                    f"epsilon {epsilon}, {way}",
+                    "federated",
+                    (f"privacy.epsilon={epsilon}", *overrides),
+                )
+                for epsilon in (8, 1)
+                for way, overrides in ways.items()
+            ),
+        ),
+        noiseless="no noise, distributed",
+        plotted=tuple(f"epsilon {e}, {way}" for e in (8, 1) for way in list(ways)[:3]),
+    )
+
+
 def main() -> int:
     """Run a part of the benchmark."""
     parser = argparse.ArgumentParser(
@@ -237,7 +275,7 @@ def main() -> int:
     )
     parser.add_argument(
         "--part",
-        choices=("main", "weights", "small", "same"),
+        choices=("main", "weights", "small", "same", "trust"),
         default="main",
         help="which comparison (default: main)",
     )

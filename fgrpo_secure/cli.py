@@ -44,7 +44,7 @@ Federated GRPO with differential privacy, secure aggregation and signed ledgers.
   fgrpo plan            what a run would promise, before anything runs
   fgrpo run             run it, all parties on this machine
   fgrpo ledger verify   check a run's ledgers without trusting who wrote them
-  fgrpo audit canaries  attack the claimed epsilon
+  fgrpo audit canaries  attack the claimed epsilon; other audits beside it
 
 CONFIG is a TOML file, or `tiny`, the embedded default that needs no network.
 
@@ -274,12 +274,90 @@ def _add_audit(adding: Any) -> None:  # noqa: ANN401
         "canaries",
         help="bound epsilon from below with gradient canaries",
         description="Send gradient canaries through the real clipping, noise and "
-        "secure aggregation, with the configuration's epsilon, delta, min_survivors "
-        "and colluders and the noise recalibrated for one release, and bound the "
-        "epsilon that was really lost. Exit status 1 if the bound is above the claim.",
+        "secure aggregation, with the configuration's epsilon, delta, min_survivors, "
+        "colluders and steps and the noise recalibrated for one round without "
+        "sampling, and bound the epsilon that was really lost. With rule 'fgrpo' the "
+        "noised reward statistic is attacked together with the gradient. Exit status 1 "
+        "if a bound is above the claim, as it is by chance in 3 of 1000 attacks on a "
+        "sound mechanism.",
     )
     _add_config(canaries)
-    canaries.set_defaults(command=commands.audit_canaries)
+    _add_trust(canaries)
+    canaries.set_defaults(command=commands.audit, audit="canaries")
+    planted = actions.add_parser(
+        "planted",
+        help="plant known bugs and see that every one is caught",
+        description="Run the audits on a test double of the client's mechanism with "
+        "one planted bug at a time, and on the mechanism itself. Exit status 1 if a "
+        "bug goes unseen, or if the mechanism itself is taken for a broken one.",
+    )
+    planted.add_argument(
+        "--write",
+        metavar="FILE",
+        type=Path,
+        help="put the table between the markers of this Markdown file",
+    )
+    _add_json(planted)
+    planted.set_defaults(command=commands.audit, audit="planted")
+    for name, text, description in (
+        (
+            "noise-fit",
+            "compare the noise in real releases with the registered law",
+            "Play rounds without data, and compare variance, fourth moment and law of "
+            "the noise that is in the sums, or with trust 'local' in each release, "
+            "with what is registered; and see that no noise comes twice.",
+        ),
+        (
+            "transcript",
+            "test what the coordinator sees against uniform words",
+            "Play rounds and keep every byte that clients send. Masked inputs and key "
+            "shares are tested against uniform, the unmasked sum against the plain "
+            "one, and the length and value of every field against other data.",
+        ),
+    ):
+        measured = actions.add_parser(
+            name,
+            help=text,
+            description=f"{description} The report states how rarely chance refutes a "
+            "right mechanism. Exit status 1 if anything is refuted.",
+        )
+        _add_config(measured)
+        _add_trust(measured)
+        measured.add_argument(
+            "--dimension",
+            metavar="D",
+            type=_count,
+            default=50_000,
+            help="numbers in one vector (default: 50000)",
+        )
+        measured.add_argument(
+            "--write",
+            metavar="DIR",
+            type=Path,
+            help="leave the report there, as JSON and as Markdown",
+        )
+        measured.set_defaults(command=commands.audit, audit=name)
+
+
+def _add_trust(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust",
+        choices=("distributed", "local"),
+        help="whose noise protects: the cohort's or each client's own (default: the "
+        "configuration's)",
+    )
+
+
+def _count(text: str) -> int:
+    """How many numbers make a test: with fewer than a thousand it sees nothing."""
+    try:
+        count = int(text)
+    except ValueError:
+        count = 0
+    if not 1000 <= count <= 10**6:
+        msg = f"{text!r} is not a number from 1000 to 1000000"
+        raise argparse.ArgumentTypeError(msg)
+    return count
 
 
 def _rational(text: str) -> Fraction:

@@ -18,6 +18,7 @@ from fgrpo_secure.learner import Learner
 from fgrpo_secure.terms import round_terms
 from privacy.crypto import SigningKey, VerifyKey
 from privacy.errors import (
+    BudgetExceededError,
     LedgerError,
     MalformedMessageError,
     PrivacyError,
@@ -215,7 +216,11 @@ class Client:
     def _send_masked_input(self, payload: bytes) -> bytes:
         # Nothing is charged for a message that is not the key shares of this round.
         ready = self._taken(secagg.AwaitingShares).open_inbox(payload)
-        noised = self._learner.contribute(self._ledger, self._adapter)
+        try:
+            noised = self._learner.contribute(self._ledger, self._adapter)
+        except BudgetExceededError as error:
+            self._refuse_round(error, ready.seat.offer_digest)
+            raise
         self._state, answer = ready.mask(noised)
         return answer
 
@@ -286,6 +291,13 @@ class Client:
             return
         self._ledger.append(
             Refused(round=0, attempt=0, reason=reason_of(error), offer_digest=None)
+        )
+
+    def _refuse_round(self, error: RefusalError, offer_digest: bytes) -> None:
+        """Note a round that was joined and then declined before anything was drawn."""
+        history = self._ledger.history
+        self._ledger.append(
+            Refused(history.round, history.attempt, reason_of(error), offer_digest)
         )
 
     def _end_unfinished(self, reason: Reason) -> None:

@@ -12,7 +12,6 @@ import argparse
 import json
 import sys
 from decimal import Decimal
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from fgrpo_secure.errors import ConfigurationError
 from privacy.errors import LedgerError
 
 if TYPE_CHECKING:
+    from fgrpo_secure.config import RunConfig
     from privacy.plan import Plan
 
 EXIT_WRONG = 1
@@ -103,7 +103,7 @@ def show_plan(options: argparse.Namespace) -> int:
     config, _ = load_config(options.config, options.overrides)
     with _quiet_libraries():
         plan, _ = make_plan(config)
-    facts = plan_facts(plan)
+    facts = plan_facts(plan) | {"budget": budget_facts(config, plan)}
     if options.json:
         print(json.dumps(facts, indent=2))
         return 0
@@ -113,17 +113,43 @@ def show_plan(options: argparse.Namespace) -> int:
     return 0
 
 
+def budget_facts(config: RunConfig, plan: Plan) -> dict[str, Any]:
+    """What is left of each client's budget, and whether it lets this run begin."""
+    from fgrpo_secure.budget import standings
+    from fgrpo_secure.display import stated_epsilon
+    from privacy.ledger import claimed_epsilon
+
+    clients: dict[str, Any] = {}
+    for name, found in standings(config, plan).items():
+        if isinstance(found, str):
+            clients[name] = {"may_run": False, "why_not": found}
+            continue
+        former, spent = found.former_cap, found.spent
+        clients[name] = {
+            "may_run": found.refusal is None,
+            "why_not": found.refusal,
+            "runs": found.runs,
+            "spent": stated_epsilon(claimed_epsilon(spent)) if spent else 0.0,
+            "after": stated_epsilon(found.after),
+            "cap": stated_epsilon(found.cap),
+            "least_cap": stated_epsilon(found.least_cap),
+            "former_cap": None if former is None else stated_epsilon(former),
+            "delta": float(found.delta),
+            "by_filter": found.runs > 0,
+        }
+    return {"shared": config.machine.state is not None, "clients": clients}
+
+
 def plan_facts(plan: Plan) -> dict[str, Any]:
     """What a plan promises, for programs; the words are `guarantee.explain`."""
     from fgrpo_secure.display import stated_epsilon
     from fgrpo_secure.guarantee import attack_on
-    from privacy.contribution import registered_event
-    from privacy.ledger import spend_of
+    from privacy.contribution import registered_spend
+    from privacy.ledger import claimed_epsilon
 
     attack = attack_on(plan)
-    spend = spend_of(
-        ((registered_event(plan), plan.rounds),), Decimal(plan.delta), plan.rounds
-    )
+    spends = {c.name: registered_spend(plan, c.name) for c in plan.clients}
+    spend = spends[plan.most_exposed]
     statistic = None
     if plan.statistic_variance:
         statistic = plan.statistic_variance**0.5 / plan.statistic_norm_bound
@@ -135,10 +161,18 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
         "epsilon_target": stated_epsilon(Decimal(plan.epsilon)),
         "epsilon_pld": stated_epsilon(spend.epsilon_pld),
         "epsilon_rdp": stated_epsilon(spend.epsilon_rdp),
+        "epsilon_by_client": {
+            name: stated_epsilon(claimed_epsilon(own)) for name, own in spends.items()
+        },
         "delta": float(plan.delta),
         "attack": {"accuracy": attack.accuracy, "found": attack.found},
         "rounds": plan.rounds,
+        "local_steps": plan.local_steps,
+        "inner_steps": plan.inner_steps,
         "sampling_rate": float(plan.sampling_rate),
+        "sampling_rate_by_client": {
+            client.name: float(client.sampling_rate) for client in plan.clients
+        },
         "expected_batch": {
             client.name: float(plan.expected_batch(client.name))
             for client in plan.clients
@@ -239,7 +273,7 @@ def verify_ledgers(options: argparse.Namespace) -> int:
 
 
 def _print_verified(path: Path, report: Any) -> None:  # noqa: ANN401
-    from privacy.ledger import claimed_epsilon
+    from privacy.ledger import claimed_epsilon, decimal_text
 
     digest = report.plan_digest.hex()[:16]
     print(
@@ -248,13 +282,14 @@ def _print_verified(path: Path, report: Any) -> None:  # noqa: ANN401
     )
     for name, spend in sorted(report.spends.items()):
         print(
-            f"  {name}: epsilon {claimed_epsilon(spend)} at delta {spend.delta}, "
-            f"{spend.charges} rounds charged"
+            f"  {name}: epsilon {decimal_text(claimed_epsilon(spend))} at delta "
+            f"{decimal_text(spend.delta)}, {spend.charges} charges"
         )
+        print(f"    {report.budgets[name].words()}")
 
 
 def _verify_file(path: Path, *, closed: bool) -> int:
-    from privacy.ledger import read_key_file, verify_ledger
+    from privacy.ledger import Budget, Role, read_key_file, verify_ledger
 
     pinned = path.parent.parent / "keys" / f"{path.stem}.pub"
     try:
@@ -264,6 +299,8 @@ def _verify_file(path: Path, *, closed: bool) -> int:
         print(error)
         return 1
     print(f"{path}: verifies: {ledger.party}, {ledger.history.records} records")
+    if ledger.role is Role.CLIENT:
+        print(f"  {Budget.of(ledger.runs).words()}")
     if key is None:
         print(
             "  signed by the key that it names itself, "
@@ -312,47 +349,12 @@ def score(options: argparse.Namespace) -> int:
     return 0
 
 
-def audit_canaries(options: argparse.Namespace) -> int:
-    """Attack the claimed epsilon with gradient canaries."""
-    from audits.canaries import attack, audit_plan
-    from fgrpo_secure.config import load_config
-    from fgrpo_secure.display import Display
-    from fgrpo_secure.registration import NORM_BOUND
+def audit(options: argparse.Namespace) -> int:
+    """Attack our own claims."""
+    from audits.commands import run_audit
 
-    config, _ = load_config(options.config, options.overrides)
-    display = Display()
-    plan = audit_plan(
-        epsilon=float(config.privacy.epsilon),
-        delta=float(config.privacy.delta),
-        clip_norm=Fraction(config.privacy.clip_norm),
-        norm_bound=NORM_BOUND,
-        min_survivors=config.federation.min_survivors,
-        colluders=config.federation.colluders,
-    )
-    with display.running(rounds=1, done=0):
-        result = attack(plan, progress=display.progress)
-    if options.json:
-        found = {
-            "epsilon_lower_bound": result.epsilon_lower_bound,
-            "epsilon_claimed": result.epsilon_claimed,
-            "delta": result.delta,
-            "scores": result.scores,
-            "confidence": result.confidence,
-        }
-        print(json.dumps(found))
-    else:
-        print(
-            f"epsilon is at least {result.epsilon_lower_bound:.3f} of the "
-            f"{result.epsilon_claimed:g} that are claimed at delta {result.delta:g} "
-            f"({result.scores} scores, {result.confidence:.0%} confidence)"
-        )
-        if result.refuted:
-            print("The claim is refuted: do not use this build on private data.")
-        elif result.weak:
-            print(
-                "The bound is weak: the attack or the noise is not what it should be."
-            )
-    return EXIT_WRONG if result.refuted else 0
+    with _quiet_libraries():
+        return run_audit(options)
 
 
 def _mean(values: Any) -> float:  # noqa: ANN401

@@ -7,9 +7,11 @@ Paths resolve from the file they stand in.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
+from fractions import Fraction
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -34,6 +36,8 @@ EMBEDDED_PREFIX = "embedded:"
 PROMPT = "prompt"
 # Far above any use, and below what a plan and a ledger can write down.
 MOST = 2**31 - 1
+# What a data set may be called: a file of its ledger goes by it.
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 # Digits of a decimal before or after its point: plans hold its exact fraction.
 _DIGITS = 1000
 
@@ -120,6 +124,7 @@ Ranges = Annotated[tuple[Range, ...], BeforeValidator(_as_ranges)]
 _Decay = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1, le=MOST)]
 Positive = Annotated[Decimal, Field(gt=0)]
+Rate = Annotated[Decimal, Field(gt=0, le=1)]
 
 
 class PrivacySection(_Section):
@@ -132,19 +137,40 @@ class PrivacySection(_Section):
         default=None,
         description="most prompts that count of one unit; required with a column",
     )
-    trust: str = Field(description="'distributed'")
+    trust: Literal["distributed", "local"] = Field(
+        description="'distributed': noise shares add up; 'local': each carries it all"
+    )
     epsilon: Annotated[Decimal, Field(gt=0, allow_inf_nan=True)] = Field(
         description="target epsilon of the whole run; inf promises nothing"
     )
     delta: Positive = Field(description="target delta of the whole run")
     rounds: Count = Field(description="rounds to register")
-    sampling_rate: Annotated[Decimal, Field(gt=0, le=1)] = Field(
-        description="probability that a unit is drawn in a round"
+    sampling_rate: Rate = Field(
+        description="probability that a unit is drawn at a time"
+    )
+    local_steps: Count = Field(
+        default=1, description="draws of a client in one round (trust 'local' only)"
+    )
+    inner_steps: Count = Field(
+        default=1, description="steps on one draw (trust 'local' only)"
     )
     clip_norm: Positive = Field(description="L2 bound of a unit's gradient")
     statistic_multiplier: Positive = Field(
         description="noise multiplier of the reward statistic (rule 'fgrpo' only)"
     )
+
+    @model_validator(mode="after")
+    def _steps_are_noised(self) -> PrivacySection:
+        for name in ("local_steps", "inner_steps"):
+            if self.trust != "local" and getattr(self, name) != 1:
+                msg = (
+                    f"{name} is above 1 and trust is 'distributed', where only the sum "
+                    "of a round is noised: noise on the end of several steps bounds "
+                    'nothing for one unit; set trust = "local", whose every step '
+                    "carries all of its noise, or take it out"
+                )
+                raise ValueError(msg)
+        return self
 
     @model_validator(mode="after")
     def _prompts_are_bounded(self) -> PrivacySection:
@@ -188,15 +214,35 @@ class ClientSection(_Section):
         default=None,
         description="the public size of the data set; counted when it is not given",
     )
+    sampling_rate: Rate | None = Field(
+        default=None,
+        description="its own probability of a draw; that of [privacy] if unset",
+    )
+    data_set: str | None = Field(
+        default=None,
+        description="what its data are called in a shared store; the client's name if "
+        "unset",
+    )
     epsilon_cap: Positive | None = Field(
         default=None,
-        description="most that this client's ledger may hold; the target if unset",
+        description="most that this client's ledger may hold; the cap that it has if "
+        "unset, and the target for a new one",
     )
     eval_data: str | None = None
     eval_public: bool = Field(
         default=False,
         description="whether scores on eval_data may be published",
     )
+
+    @model_validator(mode="after")
+    def _data_set_is_a_name(self) -> ClientSection:
+        if self.data_set is not None and not _FILE_NAME.fullmatch(self.data_set):
+            msg = (
+                "data_set is no name for a file; use letters, digits and ._-, at most "
+                "63 of them, a letter or digit first"
+            )
+            raise ValueError(msg)
+        return self
 
     @model_validator(mode="after")
     def _lengths_agree(self) -> ClientSection:
@@ -248,6 +294,9 @@ class GrpoSection(_Section):
     scale_rewards: str = "group"
     ratio_clip: Annotated[float, Field(gt=0)] = 0.2
     kl_coefficient: Annotated[float, Field(ge=0)] = 0.0
+    local_learning_rate: Annotated[float, Field(gt=0)] = Field(
+        default=1.0, description="of a client's own steps (trust 'local' only)"
+    )
 
 
 class AggregationSection(_Section):
@@ -292,6 +341,12 @@ class RunConfig(_Section):
     aggregation: AggregationSection = AggregationSection()
     server: ServerSection = ServerSection()
     machine: MachineSection = MachineSection()
+
+    def sampling_rate(self, name: str) -> Fraction:
+        """The probability with which one client draws a unit."""
+        return Fraction(
+            self.client_named(name).sampling_rate or self.privacy.sampling_rate
+        )
 
     def client_named(self, name: str) -> ClientSection:
         """The table of one client."""

@@ -92,10 +92,12 @@ def _advice(steps: Sequence[str], known: Mapping[str, Sequence[str]]) -> str:
     """What an unknown key was probably meant to be."""
     key = steps[-1]
     whole = len(steps) == 1
+    homes = [name for name, keys in known.items() if key in keys]
+    if homes and not whole:
+        return f"{key} belongs in [{homes[0]}]."
     close = difflib.get_close_matches(key, known if whole else known[steps[0]], n=1)
     if close:
         return f"Did you mean {f'[{close[0]}]' if whole else close[0]}?"
-    homes = [name for name, keys in known.items() if key in keys]
     if homes:
         return f"{key} belongs in [{homes[0]}]."
     return f"Remove {key}, or see docs/configuration.md for what there is."

@@ -105,8 +105,8 @@ def fixed_weight(plan: Plan, name: str) -> int:
     """
     if plan.weighting.rule == "size":
         return WEIGHT_ONE
-    smallest = min(client.units for client in plan.clients)
-    return max(1, WEIGHT_ONE * smallest // plan.client(name).units)
+    smallest = min(plan.expected_batch(client.name) for client in plan.clients)
+    return max(1, math.floor(WEIGHT_ONE * smallest / plan.expected_batch(name)))
 
 
 def _logit(value: float) -> float:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 from fgrpo_secure.config import PROMPT
-from privacy.contribution import registered_event
-from privacy.ledger import spend_of
+from privacy.contribution import registered_spend
 from privacy.plan import Plan
 
 _WIDTH = 78
@@ -73,10 +72,9 @@ def attack_on(plan: Plan) -> Attack:
     """
     if not plan.promises_privacy:
         return attack_bound(())
-    charges = ((registered_event(plan), plan.rounds),)
     points = []
     for delta in (Decimal(plan.delta), *_DELTAS):
-        epsilon = spend_of(charges, delta, plan.rounds).epsilon_pld
+        epsilon = registered_spend(plan, plan.most_exposed, delta).epsilon_pld
         if epsilon.is_finite():
             points.append((float(epsilon), float(delta)))
     return attack_bound(points)
@@ -93,7 +91,8 @@ def explain(plan: Plan, facts: Mapping[str, Any]) -> str:
         Text for a terminal.
     """
     if not plan.promises_privacy:
-        return "\n\n".join([_NO_PROMISE, _terms(plan, facts), _NO_PROMISE])
+        budget = _budget(facts)
+        return "\n\n".join([_NO_PROMISE, _terms(plan, facts), *budget, _NO_PROMISE])
     return "\n\n".join(
         [
             _section("Protected", [_protected(plan)]),
@@ -101,6 +100,7 @@ def explain(plan: Plan, facts: Mapping[str, Any]) -> str:
             _section("How far", [_how_far(plan, facts)], _guesses(plan, facts)),
             _section("Not protected", _not_protected(plan)),
             "The plan\n" + _terms(plan, facts),
+            *_budget(facts),
         ]
     )
 
@@ -144,6 +144,15 @@ def _protected(plan: Plan) -> str:
 
 
 def _from_whom(plan: Plan) -> str:
+    if plan.is_local:
+        return (
+            "Everybody outside the client's own site, at once: the coordinator, all "
+            "other clients together, and whoever gets the adapter, the ledgers or "
+            "anything else that the run publishes. Each client adds all of the noise "
+            "to each of its steps by itself, so that nobody else has to be trusted "
+            "with any, and the promise holds even for one client's own update; secure "
+            "aggregation hides that one as well."
+        )
     if plan.colluders == 0:
         others = "each of the other clients, as long as it works alone"
     elif plan.colluders == 1:
@@ -232,7 +241,11 @@ def _not_protected(plan: Plan) -> list[str]:
         "(state a rounded `units` where the exact number must not be known);",
         "- what is true of many units: that is what is learnt;",
         f"- {several}; likewise somebody with data at several clients;",
-        "- against more clients that work together than stated above;",
+        *(
+            []
+            if plan.is_local
+            else ["- against more clients that work together than stated above;"]
+        ),
         "- the model from a client that poisons its own update: clipping limits what "
         "bad data can do, and not what a changed program can;",
         "- what was known otherwise: what the base model has memorised, other runs on "
@@ -242,33 +255,49 @@ def _not_protected(plan: Plan) -> list[str]:
     ]
 
 
-_TRUST = {
-    True: "the sum of the clients' noise shares protects",
-    False: "only the sum of the updates is seen, and there is no noise in it",
-}
+def _trust(plan: Plan) -> str:
+    if not plan.promises_privacy:
+        return "only the sum of the updates is seen, and there is no noise in it"
+    if plan.is_local:
+        return "all of the noise is in each step of each client"
+    return "the sum of the clients' noise shares protects"
+
+
+def _draw(plan: Plan, facts: Mapping[str, Any]) -> str:
+    """Who draws what, and how often."""
+    batches = sorted(set(facts["expected_batch"].values()))
+    rates = sorted(set(facts["sampling_rate_by_client"].values()))
+    times = "units a client and round"
+    if plan.is_local:
+        times = f"units a client and time, {_times(plan.local_steps)} a round"
+        if plan.inner_steps > 1:
+            times += f", with {plan.inner_steps} noised steps on each draw"
+    return f"each unit with probability {_span(rates)}, about {_span(batches)} {times}"
+
+
+def _span(values: Sequence[float]) -> str:
+    """One number, or the least and the greatest of several."""
+    low, high = values[0], values[-1]
+    return f"{low:g}" if low == high else f"{low:g}-{high:g}"
+
+
+def _times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
 def _terms(plan: Plan, facts: Mapping[str, Any]) -> str:
-    batches = sorted(set(facts["expected_batch"].values()))
-    batch = (
-        f"{batches[0]:g}" if len(batches) == 1 else f"{batches[0]:g}-{batches[-1]:g}"
-    )
     statistic = facts["statistic_multiplier"]
     rows = [
         ("plan", facts["digest"]),
         ("unit", f"{_unit(plan)}: one present or absent at one client"),
-        ("trust", f"{plan.trust}: {_TRUST[plan.promises_privacy]}"),
+        ("trust", f"{plan.trust}: {_trust(plan)}"),
         (
             "clients",
             f"{facts['clients']}, at least {plan.min_survivors} in every sum, "
             f"{plan.colluders} may collude; threshold {plan.threshold}",
         ),
         ("rounds", f"{plan.rounds}, each paid for when it begins, also one that fails"),
-        (
-            "draw",
-            f"each unit with probability {facts['sampling_rate']:g}, about {batch} "
-            "units a client and round",
-        ),
+        ("draw", _draw(plan, facts)),
         ("clip norm", f"{facts['clip_norm']:g} (D = {plan.norm_bound} grid steps)"),
         (
             "sends",
@@ -280,8 +309,10 @@ def _terms(plan: Plan, facts: Mapping[str, Any]) -> str:
         rows += [
             (
                 "noise",
-                f"multiplier {facts['noise_multiplier']:.4f} in the sum; each share "
-                f"has a deviation of {facts['noise_share_std']:.0f} grid steps",
+                f"multiplier {facts['noise_multiplier']:.4f} in "
+                f"{'each step' if plan.is_local else 'the sum'}; each "
+                f"{'step' if plan.is_local else 'share'} has a deviation of "
+                f"{facts['noise_share_std']:.0f} grid steps",
             ),
             (
                 "statistic",
@@ -296,6 +327,7 @@ def _terms(plan: Plan, facts: Mapping[str, Any]) -> str:
                 f"{facts['epsilon_target']:g}; a looser accountant, as a cross-check: "
                 f"{facts['epsilon_rdp']:.4f} (by RDP)",
             ),
+            *_by_client(facts),
             ("delta", f"{facts['delta']:g}"),
         ]
     else:
@@ -312,8 +344,82 @@ def _terms(plan: Plan, facts: Mapping[str, Any]) -> str:
     )
 
 
+def _by_client(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Each client's own epsilon, where they differ."""
+    epsilons = facts["epsilon_by_client"]
+    if len(set(epsilons.values())) == 1:
+        return []
+    each = ", ".join(f"{name} {_shown(value)}" for name, value in epsilons.items())
+    return [
+        (
+            "by client",
+            f"{each}: a unit's risk is that of its own client, each ledger carries its "
+            "own, and the largest is the claim",
+        )
+    ]
+
+
+def _budget(facts: Mapping[str, Any]) -> list[str]:
+    """What earlier runs spent, where anything adds it up; no section without facts."""
+    budget = facts.get("budget")
+    if budget is None:
+        return []
+    if not budget["shared"]:
+        alone = (
+            "Each run's folder has ledgers of its own, and each run a budget of its "
+            "own: this one begins at 0, and nothing adds up what other runs spend on "
+            "the same data. Where [machine] state names a store, later runs go on with "
+            "what the earlier ones spent."
+        )
+        why = [c["why_not"] for c in budget["clients"].values() if c["why_not"]]
+        return [_section("Budget", [alone, *why])]
+    rows = [f"    {'client':<24} {'spent':>9} {'after this run':>15} {'cap':>9}"]
+    notes = []
+    for name, client in budget["clients"].items():
+        if "spent" in client:
+            figures = [_shown(client[key]) for key in ("spent", "after", "cap")]
+            rows.append(
+                f"    {name:<24} {figures[0]:>9} {figures[1]:>15} {figures[2]:>9}"
+            )
+            former = client["former_cap"]
+            if former not in {None, client["cap"]}:
+                notes.append(
+                    f"- {name}: the cap of its ledger was {_shown(former)}, and this "
+                    f"run would make it {_shown(client['cap'])}. What its data are "
+                    "promised from then on is the larger of the two;"
+                )
+            least = client["least_cap"]
+            if client["runs"] == 0 and float(least) > float(client["cap"]):
+                notes.append(
+                    f"- {name}: no second run can follow this one under its cap, since "
+                    f"over several runs this one counts {_shown(least)}. "
+                    "To leave room state a larger epsilon_cap now;"
+                )
+        if client["why_not"]:
+            notes.append(f"- {name} MAY NOT RUN: {client['why_not']};")
+    if any(client.get("by_filter") for client in budget["clients"].values()):
+        notes.append(
+            "- a later run may have been chosen by what an earlier one showed. Over "
+            "several runs the Renyi filter counts therefore, by a looser figure than a "
+            "single run's, and the promise is the cap."
+        )
+    store = (
+        "The store that [machine] state names goes on with what earlier runs spent on "
+        "each client's data:"
+    )
+    return ["\n".join([_section("Budget", [store]), *rows, *_filled(notes)])]
+
+
+def _shown(epsilon: float | str) -> str:
+    return epsilon if isinstance(epsilon, str) else f"{epsilon:.4f}"
+
+
 def _section(title: str, paragraphs: Iterable[str], lines: Iterable[str] = ()) -> str:
-    filled = [
+    return "\n".join([title, *_filled(paragraphs), *lines])
+
+
+def _filled(paragraphs: Iterable[str]) -> list[str]:
+    return [
         textwrap.fill(
             text,
             _WIDTH,
@@ -322,7 +428,6 @@ def _section(title: str, paragraphs: Iterable[str], lines: Iterable[str] = ()) -
         )
         for text in paragraphs
     ]
-    return "\n".join([title, *filled, *lines])
 
 
 def _factor(epsilon: float) -> str:

@@ -17,10 +17,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
+from fgrpo_secure.budget import SOFTWARE, check_pinned
 from fgrpo_secure.checkpoint import Checkpoint, write_checkpoint
 from fgrpo_secure.config import RunConfig
 from fgrpo_secure.display import RoundReport, stated_epsilon
 from fgrpo_secure.errors import StateError
+from fgrpo_secure.folders import RunFolder
 from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.policy import Policy
 from fgrpo_secure.registration import register
@@ -28,7 +30,6 @@ from fgrpo_secure.runtime.local import LocalExchange
 from fgrpo_secure.secrets import identity_key, private_directory, write_atomically
 from fgrpo_secure.server import Server
 from fgrpo_secure.server_optimizer import OptimizerState
-from fgrpo_secure.site import SOFTWARE, RunFolder, check_pinned
 from fgrpo_secure.task import load_run_policy, public_size
 from privacy.contribution import registered_event
 from privacy.crypto import SigningKey
@@ -235,12 +236,12 @@ class _Job:
             )
             self._watcher.round_done(report)
 
-    def _cost(self, charges: int) -> Spend:
-        """What a client has spent that was charged this many rounds."""
-        event = registered_event(self._plan)
-        return spend_of(
-            ((event, charges),), Decimal(self._plan.delta), self._plan.rounds
-        )
+    def _cost(self, rounds: int) -> Spend:
+        """What a client has spent, at most, that was charged this many rounds."""
+        plan = self._plan
+        event = registered_event(plan, plan.most_exposed)
+        charges = ((event, rounds * plan.local_steps),)
+        return spend_of(charges, Decimal(plan.delta), plan.registered_charges)
 
     def _require_clients(self) -> None:
         """Stop where the processes that are left cannot make a sum.

@@ -8,14 +8,14 @@ that unit's own part.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fgrpo_secure.errors import FgrpoError, StateError
+from fgrpo_secure.errors import FgrpoError, ModelError, StateError
 from fgrpo_secure.gain import Baseline, adaptive_weight, fixed_weight, gain, updated
 from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.gradient import ScoredGroup, UnitGradients
@@ -30,7 +30,7 @@ from privacy.contribution import Contribution, charge
 from privacy.ledger import Ledger
 from privacy.plan import Plan
 from privacy.randomness import system_entropy
-from privacy.vectors import NoisedVector
+from privacy.vectors import FloatVector, NoisedVector
 
 Progress = Callable[[int, int], None]
 
@@ -82,29 +82,98 @@ class Learner:
             ledger=ledger,
             entropy=system_entropy,
         )
-        drawn = contribution.draw(list(self._task.units))
         adapter.from_bytes(self._policy.model, adapter_bytes)
-        groups, failed = self._generate(contribution, drawn)
-        rewards = {unit: self._score(unit, groups[unit]) for unit in drawn}
-        weight = self._weigh(contribution, rewards)
-        contribution.weigh(weight)
-        failed |= self._add_gradients(contribution, drawn, groups, rewards)
+        if self._plan.is_local:
+            draws, weight = self._take_steps(contribution)
+        else:
+            draws, weight = self._take_one_gradient(contribution)
         vector, opening = contribution.seal()
         write_atomically(
             self._folder / f"opening-{history.round:05d}.key", opening, private=True
         )
-        scored = [_centred_mean(self._task, rewards[unit]) for unit in drawn]
-        note(
-            self._folder / "metrics.jsonl",
-            {
-                "round": history.round,
-                "drawn": len(drawn),
-                "failed": len(failed),
-                "mean_reward": float(np.mean(scored)) if scored else 0.0,
-                "weight": weight,
-            },
-        )
+        for draw in draws:
+            scored = list(self._centred_means(draw))
+            note(
+                self._folder / "metrics.jsonl",
+                {
+                    "round": history.round,
+                    "drawn": len(draw.units),
+                    "failed": len(draw.failed),
+                    "mean_reward": float(np.mean(scored)) if scored else 0.0,
+                    "weight": weight,
+                },
+            )
         return vector
+
+    def _take_one_gradient(self, contribution: Contribution) -> tuple[list[_Draw], int]:
+        """Distributed trust: nothing is released before the sum of all clients."""
+        draw = self._draw(contribution)
+        weight = self._weight([self._measure(contribution, draw)])
+        contribution.weigh(weight)
+        self._add_gradients(contribution, draw)
+        return [draw], weight
+
+    def _take_steps(self, contribution: Contribution) -> tuple[list[_Draw], int]:
+        """Local trust: DP-SGD on this client's own model, noised step by step.
+
+        What the model moves by is the noised release, so that the next step's draw,
+        completions and gradients see nothing else of this one's units.
+        """
+        plan, draws, measured = self._plan, [], []
+        for _ in range(plan.local_steps):
+            draw = self._draw(contribution)
+            measured.append(self._measure(contribution, draw))
+            if plan.inner_steps > 1:
+                self._keep_behaviour(draw)
+            for _ in range(plan.inner_steps):
+                self._add_gradients(contribution, draw)
+                self._move(contribution.release())
+            draws.append(draw)
+        weight = self._weight(measured)
+        contribution.weigh(weight)
+        return draws, weight
+
+    def _move(self, mean_gradient: FloatVector) -> None:
+        """One step down a noised gradient. Source: Abadi et al., CCS 2016, alg. 1.
+
+        Raises:
+            ModelError: the step leaves a tensor as it was, or goes out of all bounds.
+                Both are read off what is released already.
+        """
+        model, rate = self._policy.model, self._task.local_learning_rate
+        before = adapter.read_vector(model)
+        with np.errstate(over="ignore"):
+            after = (before - rate * mean_gradient).astype(np.float32)
+        if not np.isfinite(after).all():
+            raise ModelError(
+                f"A client's own step of local_learning_rate = {rate:g} makes numbers "
+                "that are not finite.",
+                "Lower [grpo] local_learning_rate, and start a new run.",
+            )
+        stuck = adapter.unchanged_tensors(model, before, after)
+        # Without noise a step may well be zero: where all rewards are equal.
+        if stuck and self._plan.promises_privacy:
+            raise ModelError(
+                f"A client's own step of local_learning_rate = {rate:g} leaves the "
+                f"adapter of {adapter.layers_of(stuck)} as it was.",
+                "Raise [grpo] local_learning_rate, and start a new run.",
+            )
+        adapter.write_vector(model, after)
+
+    def _draw(self, contribution: Contribution) -> _Draw:
+        """Draw units, generate for them with the present model, and score them."""
+        drawn = contribution.draw(list(self._task.units))
+        groups, failed = self._generate(contribution, drawn)
+        rewards = {unit: self._score(unit, groups[unit]) for unit in drawn}
+        scale = self._task.scale_rewards
+        scored = {
+            unit: [
+                ScoredGroup(group, group_advantages(values, scale))
+                for group, values in zip(groups[unit], rewards[unit], strict=True)
+            ]
+            for unit in drawn
+        }
+        return _Draw(drawn, rewards, scored, failed)
 
     def _generate(
         self, contribution: Contribution, drawn: Sequence[str]
@@ -166,51 +235,78 @@ class Learner:
             for example, group in zip(examples, groups, strict=False)
         ]
 
-    def _weigh(
-        self,
-        contribution: Contribution,
-        rewards: Mapping[str, list[NDArray[np.float64]]],
-    ) -> int:
-        """This round's weight, from the noised statistic alone."""
+    def _measure(self, contribution: Contribution, draw: _Draw) -> float | None:
+        """The noised mean reward of a draw; None where the plan has none."""
+        if not self._plan.weighting.needs_statistic:
+            return None
+        return contribution.noised_mean(self._centred_means(draw))
+
+    def _centred_means(self, draw: _Draw) -> Iterator[float]:
+        """Each drawn unit's mean reward, in [-1, 1]."""
+        for unit in draw.units:
+            yield _centred_mean(self._task, draw.rewards[unit])
+
+    def _weight(self, measured: Sequence[float | None]) -> int:
+        """This round's weight, from the noised statistics of its draws alone."""
         plan = self._plan
-        if not plan.weighting.needs_statistic:
+        known = [value for value in measured if value is not None]
+        if not known:
             return fixed_weight(plan, self._name)
-        measured = contribution.noised_mean(
-            _centred_mean(self._task, values) for values in rewards.values()
-        )
+        mean = sum(known) / len(known)
         noise = plan.statistic_variance**0.5 / plan.statistic_norm_bound
-        noise_std = noise / float(plan.expected_batch(self._name))
+        batch = float(plan.expected_batch(self._name))
+        noise_std = noise / (batch * len(known) ** 0.5)
         weighting, before = plan.weighting, self._baseline
-        weight = adaptive_weight(weighting, gain(weighting, before, measured))
-        self._baseline = updated(weighting, before, measured, noise_std)
+        weight = adaptive_weight(weighting, gain(weighting, before, mean))
+        self._baseline = updated(weighting, before, mean, noise_std)
         _store_baseline(self._folder / _BASELINE, self._baseline)
         return weight
 
-    def _add_gradients(
-        self,
-        contribution: Contribution,
-        drawn: Sequence[str],
-        groups: Mapping[str, list[Group]],
-        rewards: Mapping[str, list[NDArray[np.float64]]],
-    ) -> set[str]:
-        """Add every drawn unit's gradient; returns the units that failed."""
-        scale = self._task.scale_rewards
-        scored = [
-            [
-                ScoredGroup(group, group_advantages(values, scale))
-                for group, values in zip(groups[unit], rewards[unit], strict=True)
+    def _keep_behaviour(self, draw: _Draw) -> None:
+        """Remember how likely the model that generated found its completions.
+
+        The steps to come on this draw move the model away from it, and the ratio of the
+        two is what their loss clips.
+        """
+        left = [unit for unit in draw.units if unit not in draw.failed]
+        if self._keep_behaviour_of(draw, left):
+            return
+        for unit in left:
+            # One of them is to blame, and its mates must not suffer for it.
+            if not self._keep_behaviour_of(draw, [unit]):
+                draw.failed.add(unit)
+
+    def _keep_behaviour_of(self, draw: _Draw, chosen: Sequence[str]) -> bool:
+        """Do so for some units; false where anything failed, and nothing is kept."""
+        computing = UnitGradients(self._policy, self._task.gradient)
+        try:
+            found = computing.behaviour_logps([draw.scored[unit] for unit in chosen])
+        except FgrpoError:
+            # The model cannot be evaluated at all, whatever was drawn.
+            raise
+        except Exception as error:
+            self._note_failure("behaviour", error)
+            return False
+        for unit, logps in zip(chosen, found, strict=True):
+            draw.scored[unit] = [
+                ScoredGroup(item.group, item.advantages, own)
+                for item, own in zip(draw.scored[unit], logps, strict=True)
             ]
-            for unit in drawn
+        return True
+
+    def _add_gradients(self, contribution: Contribution, draw: _Draw) -> None:
+        """Add every drawn unit's gradient to one release; who fails counts as zeros."""
+        left = [
+            (unit, draw.scored[unit]) for unit in draw.units if unit not in draw.failed
         ]
-        left = list(zip(drawn, scored, strict=True))
+        for unit in draw.failed:
+            contribution.add(unit, None)
         done = self._add_until_failure(contribution, left)
-        failed = set()
         for unit, own in left[done:]:
             # One of them is to blame, and its mates must not suffer for it.
             if not self._add_until_failure(contribution, [(unit, own)]):
                 contribution.add(unit, None)
-                failed.add(unit)
-        return failed
+                draw.failed.add(unit)
 
     def _add_until_failure(
         self,
@@ -239,6 +335,23 @@ class Learner:
 
 
 _BASELINE = "baseline.json"
+
+
+@dataclass(frozen=True, slots=True)
+class _Draw:
+    """One draw's units and what became of them; all of it private.
+
+    Attributes:
+        units: in the order of the draw.
+        rewards: by unit, one array of shape (G,) a prompt.
+        scored: by unit, its groups with their advantages.
+        failed: units that count as zeros from here on.
+    """
+
+    units: Sequence[str]
+    rewards: Mapping[str, list[NDArray[np.float64]]]
+    scored: dict[str, list[ScoredGroup]]
+    failed: set[str]
 
 
 def _below_end(progress: Progress, total: int) -> Callable[[int], None]:

@@ -14,7 +14,7 @@ from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
-from fgrpo_secure.config import PrivacySection, RunConfig
+from fgrpo_secure.config import RunConfig
 from fgrpo_secure.errors import ConfigurationError
 from fgrpo_secure.grpo.loss import check_settings
 from privacy.calibration import STATISTIC_NORM_BOUND, calibrate
@@ -60,7 +60,7 @@ def register(config: RunConfig, sizes: Mapping[str, int], dimension: int) -> Pla
         max_weight_ratio=Fraction(config.aggregation.max_weight_ratio),
     )
     _check_draws(config, sizes)
-    noise = registered_noise(privacy, with_statistic=weighting.needs_statistic)
+    noise = registered_noise(config, with_statistic=weighting.needs_statistic)
     return Plan(
         unit=privacy.unit,
         max_prompts_per_unit=privacy.prompts_per_unit,
@@ -68,8 +68,8 @@ def register(config: RunConfig, sizes: Mapping[str, int], dimension: int) -> Pla
         epsilon=_decimal(privacy.epsilon),
         delta=_decimal(privacy.delta),
         rounds=privacy.rounds,
-        sampling_rate=Fraction(privacy.sampling_rate),
-        inner_steps=1,
+        local_steps=privacy.local_steps,
+        inner_steps=privacy.inner_steps,
         clip_norm=Fraction(privacy.clip_norm),
         norm_bound=NORM_BOUND,
         noise_variance=noise.gradient_variance,
@@ -80,7 +80,10 @@ def register(config: RunConfig, sizes: Mapping[str, int], dimension: int) -> Pla
         min_survivors=federation.min_survivors,
         colluders=federation.colluders,
         clients=tuple(
-            ClientTerms(client.name, sizes[client.name]) for client in config.client
+            ClientTerms(
+                client.name, sizes[client.name], config.sampling_rate(client.name)
+            )
+            for client in config.client
         ),
         weighting=weighting,
         recipe=recipe_digest(config),
@@ -95,15 +98,16 @@ def _check_draws(config: RunConfig, sizes: Mapping[str, int]) -> None:
     Raises:
         ConfigurationError: a client would draw less than one unit a round on average.
     """
-    rate = config.privacy.sampling_rate
     for client in config.client:
+        rate = client.sampling_rate or config.privacy.sampling_rate
         if Fraction(rate) * sizes[client.name] >= 1:
             continue
-        fix = f"Raise [privacy] sampling_rate until {_SENSIBLE_BATCH} or more are drawn"
+        where = "[privacy]" if client.sampling_rate is None else "its"
+        fix = f"Raise {where} sampling_rate until {_SENSIBLE_BATCH} or more are drawn"
         if client.units is not None:
             better = min(1.0, _SENSIBLE_BATCH / client.units)
             fix = (
-                f"Raise [privacy] sampling_rate: {better:.2g} draws "
+                f"Raise {where} sampling_rate: {better:.2g} draws "
                 f"{better * client.units:.0f} of the declared units"
             )
         raise ConfigurationError(
@@ -126,21 +130,23 @@ class RegisteredNoise:
     statistic_norm_bound: int
 
 
-def registered_noise(
-    privacy: PrivacySection, *, with_statistic: bool
-) -> RegisteredNoise:
+def registered_noise(config: RunConfig, *, with_statistic: bool) -> RegisteredNoise:
     """The noise that a target asks for; none where epsilon is infinite.
+
+    It is made for the client with the largest sampling rate; the others stay below.
 
     Raises:
         RefusalError: no noise meets the target.
     """
+    privacy = config.privacy
     if privacy.epsilon.is_infinite():
         return RegisteredNoise(0, 0, STATISTIC_NORM_BOUND if with_statistic else 0)
     found = calibrate(
         epsilon=float(privacy.epsilon),
         delta=float(privacy.delta),
-        sampling_rate=Fraction(privacy.sampling_rate),
-        rounds=privacy.rounds,
+        sampling_rate=max(config.sampling_rate(c.name) for c in config.client),
+        rounds=privacy.rounds * privacy.local_steps,
+        inner_steps=privacy.inner_steps,
         norm_bound=NORM_BOUND,
         statistic_multiplier=(
             Fraction(privacy.statistic_multiplier) if with_statistic else None

@@ -6,14 +6,17 @@ Private directories are mode 0700 and private files 0600, whatever the umask.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from fgrpo_secure.errors import StateError
-from privacy.crypto import KEY_BYTES, SigningKey
+from privacy.crypto import KEY_BYTES, SigningKey, VerifyKey
 from privacy.randomness import system_entropy
 
 PRIVATE_DIRECTORY_MODE = 0o700
 PRIVATE_FILE_MODE = 0o600
+
+_IDENTITY = "identity.key"
 
 
 def private_directory(path: Path) -> Path:
@@ -52,9 +55,45 @@ def identity_key(directory: Path) -> SigningKey:
     Raises:
         StateError: the key file is not 32 bytes.
     """
-    path = private_directory(directory) / "identity.key"
+    path = private_directory(directory) / _IDENTITY
     if not path.exists():
         write_atomically(path, system_entropy(KEY_BYTES), private=True)
+    return _read_identity(path)
+
+
+def store_key(path: Path) -> bytes:
+    """A secret of 32 bytes that the processes of a store share, made on first use.
+
+    Raises:
+        StateError: the file is not 32 bytes.
+    """
+    if not path.exists():
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        write_atomically(fresh, system_entropy(KEY_BYTES), private=True)
+        # Where two processes make it at once, one of them does, and both read that.
+        with suppress(FileExistsError):
+            path.hardlink_to(fresh)
+        fresh.unlink()
+    key = path.read_bytes()
+    if len(key) != KEY_BYTES:
+        raise StateError(
+            f"{path} is not a key of this store",
+            "restore it from a backup, together with the rest of the store",
+        )
+    return key
+
+
+def existing_identity(directory: Path) -> VerifyKey | None:
+    """The public half of the key that a party has; nothing is made or changed.
+
+    Raises:
+        StateError: the key file is not 32 bytes.
+    """
+    path = directory / _IDENTITY
+    return _read_identity(path).verify_key if path.exists() else None
+
+
+def _read_identity(path: Path) -> SigningKey:
     seed = path.read_bytes()
     if len(seed) != KEY_BYTES:
         raise StateError(

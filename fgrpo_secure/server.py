@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from peft import PeftModel
 
 from fgrpo_secure.checkpoint import (
@@ -21,8 +22,10 @@ from fgrpo_secure.checkpoint import (
     write_checkpoint,
 )
 from fgrpo_secure.config import ServerSection
+from fgrpo_secure.errors import ModelError
 from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.policy import Policy
+from fgrpo_secure.secrets import write_atomically
 from fgrpo_secure.server_optimizer import OptimizerState, step
 from fgrpo_secure.terms import adapter_digest, round_terms
 from privacy.codec import decode
@@ -59,6 +62,17 @@ if TYPE_CHECKING:
 # The server never asks for a second attempt: a round that fails is skipped and stays
 # charged. Asking again would show one client's vector under one noise share.
 ATTEMPT = 1
+
+_STOPPED = "stopped.txt"
+_ANEW = "begin a new run in another folder: what this one has spent stays spent."
+
+
+class StepError(ModelError):
+    """A step of the optimizer did not move the adapter as it should.
+
+    Nothing of the round is published and no further round is begun: each would be
+    charged, and end at the same place.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +161,12 @@ class Server:
 
         Raises:
             StateError: the checkpoint is missing or damaged.
+            StepError: a round's step left part of the adapter as it was.
         """
         if self._ledger.history.unfinished:
             # Nobody dropped out: it was the server that went away.
             self._abort(Reason.INTERRUPTED, frozenset())
+        self._refuse_if_stopped()
         history = self._ledger.history
         self._state = read_checkpoint(self._folder, history.adapter)
         return history.round
@@ -167,7 +183,11 @@ class Server:
 
         Raises:
             LedgerError: the record is unreliable; nothing more may be done.
+            StepError: the step left part of the adapter as it was, or made numbers
+                that are not finite. The round is aborted and stays charged, and no
+                other may follow in this run.
         """
+        self._refuse_if_stopped()
         terms = round_terms(
             self._plan,
             roster=self._roster,
@@ -191,19 +211,16 @@ class Server:
         except PrivacyError as error:
             if self._ledger.history.phase is Phase.IDLE:
                 raise
-            self._abort(reason_of(error), self._names - seen.clients)
-            told = abort_message(
-                seen.terms,
-                seen.offer_digest,
-                self._key,
-                reason_of(error).value,
-                self._ledger.head,
-            )
-            exchange.exchange(
-                "aborted", dict.fromkeys(sorted(self._names), told), self._deadline
-            )
+            self._abandon(exchange, seen, reason_of(error))
             return RoundOutcome(published=False, words=f"aborted: {error}")
-        self._publish(exchange, number, unmasked, gradient)
+        try:
+            self._publish(exchange, number, unmasked, gradient)
+        except StepError as error:
+            # Kept before the ledger speaks, so that no process that takes up this run
+            # has another round charged.
+            write_atomically(self._folder / _STOPPED, str(error).encode())
+            self._abandon(exchange, seen, Reason.STOPPED)
+            raise
         words = f"{len(unmasked.survivors)} of {len(self._names)} clients in the sum"
         return RoundOutcome(published=True, words=words)
 
@@ -276,6 +293,68 @@ class Server:
             raise FaultyClientError(who, reason)
         return mean_gradient(self._plan, total)
 
+    def _refuse_if_stopped(self) -> None:
+        """Begin no round after one whose step was at fault: it would be charged.
+
+        Raises:
+            StepError: what that round said.
+        """
+        path = self._folder / _STOPPED
+        if path.exists():
+            what, _, fix = path.read_text("utf-8").partition("\n")
+            raise StepError(what, fix)
+
+    def _check_step(
+        self,
+        number: int,
+        gradient: FloatVector,
+        before: NDArray[np.float32],
+        after: NDArray[np.float32],
+    ) -> None:
+        """Stop where a step did not move every trained tensor.
+
+        Noise reaches every number of every sum, so a tensor that stays as it was is one
+        that cannot learn, and epsilon would be spent on it for nothing.
+
+        Args:
+            number: of the round.
+            gradient: shape (d,), gradient units.
+            before: shape (d,), the trained numbers.
+            after: shape (d,), likewise.
+
+        Raises:
+            StepError: a tensor did not move, or a number is not finite.
+        """
+        model = self._policy.model
+        if not np.isfinite(after).all():
+            raise StepError(
+                f"The step of round {number} made numbers that are not finite.",
+                f"Lower [server] learning_rate, and {_ANEW}",
+            )
+        stuck = adapter.unchanged_tensors(model, before, after)
+        if not self._plan.promises_privacy:
+            # Without noise a sum may well be zero: where all rewards are equal.
+            pull = gradient.astype(np.float32)
+            idle = adapter.unchanged_tensors(model, np.zeros_like(before), pull)
+            stuck = tuple(name for name in stuck if name not in idle)
+        if stuck:
+            raise StepError(
+                f"The step of round {number} left the adapter of "
+                f"{adapter.layers_of(stuck)} as it was.",
+                "Raise [server] learning_rate, or leave these layers out of "
+                f"target_modules, and {_ANEW}",
+            )
+
+    def _abandon(self, exchange: Exchange, seen: _Seen, reason: Reason) -> None:
+        """Abort the round in flight: ledger first, then the clients."""
+        self._abort(reason, self._names - seen.clients)
+        told = abort_message(
+            seen.terms, seen.offer_digest, self._key, reason.value, self._ledger.head
+        )
+        exchange.exchange(
+            "aborted", dict.fromkeys(sorted(self._names), told), self._deadline
+        )
+
     def _publish(
         self,
         exchange: Exchange,
@@ -283,15 +362,18 @@ class Server:
         unmasked: Unmasked,
         gradient: FloatVector,
     ) -> None:
-        """Move the adapter: checkpoint, then ledger, then the clients."""
+        """Move the adapter: checkpoint, then ledger, then the clients.
+
+        Raises:
+            StepError: it does not move as it should; nothing is written or sent.
+        """
         before = adapter_digest(self.adapter)
         model = self.model_with_adapter()
+        start = adapter.read_vector(model)
         optimizer, parameters = step(
-            self._settings,
-            self._state.optimizer,
-            adapter.read_vector(model),
-            gradient,
+            self._settings, self._state.optimizer, start, gradient
         )
+        self._check_step(number, gradient, start, parameters)
         adapter.write_vector(model, parameters)
         following = Checkpoint(adapter.to_bytes(model), optimizer)
         after = adapter_digest(following.adapter)

@@ -9,18 +9,18 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from decimal import Decimal
 from fractions import Fraction
-from pathlib import Path
 
 import torch
 
-from fgrpo_secure import __version__
+from fgrpo_secure.budget import open_client_ledger
 from fgrpo_secure.client import Client
 from fgrpo_secure.config import RunConfig
 from fgrpo_secure.errors import FgrpoError, StateError
 from fgrpo_secure.evaluate import evaluate
+from fgrpo_secure.folders import RunFolder
 from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.policy import Policy
 from fgrpo_secure.learner import Learner
@@ -31,73 +31,11 @@ from fgrpo_secure.secrets import (
     write_atomically,
 )
 from fgrpo_secure.task import load_run_policy, load_task
-from privacy.contribution import registered_event
-from privacy.crypto import SigningKey, VerifyKey
-from privacy.errors import BudgetExceededError, PlanMismatchError, PrivacyError
-from privacy.ledger import (
-    HANDLE_BYTES,
-    ClientOpened,
-    Ledger,
-    Phase,
-    Role,
-    charged,
-    claimed_epsilon,
-    read_key_file,
-    spend_of,
-)
-from privacy.plan import SERVER, Plan
-from privacy.randomness import system_entropy
-
-SOFTWARE = f"fgrpo-secure {__version__}"
+from privacy.errors import PlanMismatchError, PrivacyError
+from privacy.plan import Plan
 
 # Called with a label, what is done and what there is to do.
 SiteProgress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class RunFolder:
-    """Where the files of a run lie.
-
-    Attributes:
-        root: the run's folder.
-        store: where clients keep private state; inside the run unless configured.
-    """
-
-    root: Path
-    store: Path
-
-    @staticmethod
-    def of(root: Path, config: RunConfig) -> RunFolder:
-        """The folder of a run under a configuration."""
-        state = config.machine.state
-        return RunFolder(root, Path(state) if state else root / "clients")
-
-    def private(self, name: str) -> Path:
-        """A client's private folder."""
-        return self.store / name
-
-    def of_run(self, name: str, run: bytes) -> Path:
-        """What a client keeps of one run, within its private folder."""
-        return self.private(name) / f"run-{run.hex()}"
-
-    def ledger(self, name: str) -> Path:
-        """The ledger of a party within the run's folder."""
-        return self.root / "ledger" / f"{name}.jsonl"
-
-    def own_ledger(self, name: str) -> Path:
-        """Where a client writes its ledger: with its state where that is shared."""
-        if self.store == self.root / "clients":
-            return self.ledger(name)
-        return self.private(name) / "ledger.jsonl"
-
-    def key(self, name: str) -> Path:
-        """A party's public key."""
-        return self.root / "keys" / f"{name}.pub"
-
-    def roster(self, plan: Plan) -> dict[str, VerifyKey]:
-        """The pinned keys of all parties."""
-        names = [client.name for client in plan.clients]
-        return {name: read_key_file(self.key(name)) for name in [*names, SERVER]}
 
 
 class Site:
@@ -197,7 +135,7 @@ def open_site(
         private = private_directory(folder.private(name))
         key = identity_key(private)
         roster = folder.roster(plan)
-        ledger = open_client_ledger(config, plan, folder, name, key, run)
+        ledger = open_client_ledger(config, plan, folder, name, key, run, task.units)
         learner = Learner(
             plan=plan,
             name=name,
@@ -219,118 +157,6 @@ def open_site(
     return Site(config, policy, clients, folder, progress)
 
 
-def open_client_ledger(
-    config: RunConfig,
-    plan: Plan,
-    folder: RunFolder,
-    name: str,
-    key: SigningKey,
-    run: bytes,
-) -> Ledger:
-    """Open a client's ledger for a run, and open the run in it where it is new.
-
-    Raises:
-        BudgetExceededError: the run as registered would pass the client's cap.
-        LedgerError: the ledger does not verify.
-        StateError: the ledger is in the middle of another run.
-    """
-    cap = config.client_named(name).epsilon_cap or config.privacy.epsilon
-    ledger = Ledger.open(folder.own_ledger(name), key, party=name, role=Role.CLIENT)
-    history = ledger.history
-    if history.run == run:
-        # Closed already where the run was interrupted between its end and its summary.
-        check_pinned(ledger, plan, folder)
-        return ledger
-    if folder.of_run(name, run).exists():
-        ledger.close()
-        raise StateError(
-            f"Client {name} has taken part in this run, and its ledger is gone.",
-            "Restore the ledger with its .head file: without it charges are forgotten.",
-        )
-    if history.phase is not Phase.CLOSED:
-        ledger.close()
-        raise StateError(
-            f"The ledger of client {name} is in the middle of another run.",
-            "Finish that run first, with the same command and output folder.",
-        )
-    opened = history.opened if isinstance(history.opened, ClientOpened) else None
-    # A cap holds at the delta of the first run: a larger one would make it cheaper.
-    delta = Decimal(plan.delta) if opened is None else opened.cap_delta
-    _check_promise(plan, opened, name, ledger)
-    event = registered_event(plan)
-    lifetime = charged(history.lifetime, event, plan.rounds)
-    needed = spend_of(lifetime, delta, plan.rounds)
-    if claimed_epsilon(needed) > cap:
-        ledger.close()
-        msg = (
-            f"client {name!r}: this run would bring the data set's epsilon to "
-            f"{claimed_epsilon(needed)}, above its cap {cap}; raise epsilon_cap in its "
-            "[[client]] table if its owner agrees, or run fewer rounds"
-        )
-        raise BudgetExceededError(msg)
-    ledger.append(
-        ClientOpened(
-            run=run,
-            software=SOFTWARE,
-            plan=plan.to_json(),
-            plan_digest=plan.digest_bytes,
-            roster={who: k.raw for who, k in folder.roster(plan).items()},
-            data=system_entropy(HANDLE_BYTES) if opened is None else opened.data,
-            cap_epsilon=cap,
-            cap_delta=delta,
-        )
-    )
-    return ledger
-
-
-def _check_promise(
-    plan: Plan, opened: ClientOpened | None, name: str, ledger: Ledger
-) -> None:
-    """Keep baselines that promise nothing and runs that do in ledgers apart.
-
-    Raises:
-        BudgetExceededError: the one would follow the other.
-    """
-    if opened is None or plan.promises_privacy == opened.cap_epsilon.is_finite():
-        return
-    ledger.close()
-    if plan.promises_privacy:
-        msg = (
-            f"the ledger of client {name!r} holds a baseline without noise, after "
-            "which no epsilon is left to promise; this data set has none any more"
-        )
-    else:
-        msg = (
-            f"the ledger of client {name!r} caps what its data may spend, and a "
-            "baseline without noise (epsilon = inf) passes every cap; run baselines "
-            "on public data, with a [machine] state of their own"
-        )
-    raise BudgetExceededError(msg)
-
-
-def check_pinned(ledger: Ledger, plan: Plan, folder: RunFolder) -> None:
-    """Hold the run's folder to what the ledger pinned when the run was opened.
-
-    The files of plan and keys are in reach of others; the signed ledger is not.
-
-    Raises:
-        StateError: the folder now says another plan or other keys.
-    """
-    opened = ledger.history.opened
-    keys = {who: key.raw for who, key in folder.roster(plan).items()}
-    if (
-        opened is None
-        or opened.plan_digest != plan.digest_bytes
-        or dict(opened.roster) != keys
-    ):
-        ledger.close()
-        raise StateError(
-            f"{folder.root} holds another plan or other keys than {ledger.path.name} "
-            "pinned.",
-            "Restore plan.json and keys/; a run changes neither.",
-        )
-
-
 def check_plan(plan: Plan, config: RunConfig) -> None:
     """Hold a plan to the terms of the configuration that the site accepted.
 
@@ -342,8 +168,11 @@ def check_plan(plan: Plan, config: RunConfig) -> None:
         plan.max_prompts_per_unit,
         Decimal(plan.epsilon),
         Decimal(plan.delta),
+        plan.trust,
         plan.rounds,
-        plan.sampling_rate,
+        plan.local_steps,
+        plan.inner_steps,
+        tuple(client.sampling_rate for client in plan.clients),
         plan.clip_norm,
         plan.min_survivors,
         plan.colluders,
@@ -354,8 +183,11 @@ def check_plan(plan: Plan, config: RunConfig) -> None:
         config.privacy.prompts_per_unit,
         config.privacy.epsilon,
         config.privacy.delta,
+        config.privacy.trust,
         config.privacy.rounds,
-        Fraction(config.privacy.sampling_rate),
+        config.privacy.local_steps,
+        config.privacy.inner_steps,
+        tuple(config.sampling_rate(client.name) for client in config.client),
         Fraction(config.privacy.clip_norm),
         config.federation.min_survivors,
         config.federation.colluders,

@@ -14,6 +14,7 @@ from fgrpo_secure.errors import ConfigurationError, ModelError
 from fgrpo_secure.grpo.adapter import LoraSettings
 from fgrpo_secure.grpo.data import Example, load_examples, source_name
 from fgrpo_secure.grpo.gradient import GradientSettings
+from fgrpo_secure.grpo.gradient_probe import verify_gradients
 from fgrpo_secure.grpo.locality import verify_locality
 from fgrpo_secure.grpo.loss import LOSSES, LossSettings, check_settings
 from fgrpo_secure.grpo.packing import Group
@@ -34,6 +35,7 @@ class Task:
         rollout: how completions are generated.
         gradient: how they are differentiated.
         scale_rewards: how a group's advantages are scaled.
+        local_learning_rate: of the client's own steps in local trust.
     """
 
     units: Mapping[str, Unit]
@@ -42,14 +44,17 @@ class Task:
     rollout: RolloutSettings
     gradient: GradientSettings
     scale_rewards: str
+    local_learning_rate: float
 
 
 def load_run_policy(config: RunConfig) -> Policy:
     """The base model with the adapter of the configuration, untrained.
 
     Raises:
-        ModelError: the model cannot be found, read or adapted.
-        ConfigurationError: prompt and completion do not fit the model.
+        ModelError: the model cannot be found, read or adapted, or a trained tensor
+            would not get its gradient.
+        ConfigurationError: prompt and completion do not fit the model, or the loss
+            would couple units.
     """
     model = config.model
     lora = LoraSettings(
@@ -60,6 +65,7 @@ def load_run_policy(config: RunConfig) -> Policy:
     )
     policy = load_policy(model.base, lora, device=config.machine.device)
     policy.check_width(config.grpo.max_prompt_tokens, config.grpo.max_tokens)
+    verify_gradients(policy, gradient_settings(config), config.grpo.max_prompt_tokens)
     return policy
 
 
@@ -126,6 +132,7 @@ def load_task(config: RunConfig, client: ClientSection, policy: Policy) -> Task:
         rollout=replace(rollout, microbatch_units=microbatch),
         gradient=replace(gradient, microbatch_units=microbatch),
         scale_rewards=config.grpo.scale_rewards,
+        local_learning_rate=config.grpo.local_learning_rate,
     )
 
 

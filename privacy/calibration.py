@@ -6,17 +6,17 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-from privacy.accountant import (
+from privacy.accountant import epsilon_pld
+from privacy.errors import RefusalError
+from privacy.events import (
     ROUNDING_VARIANCE,
     Event,
     Real,
     draw_event,
-    epsilon_pld,
-    epsilon_rdp,
     transferred_multiplier,
 )
-from privacy.errors import RefusalError
 from privacy.plan import MAX_NOISE_VARIANCE
+from privacy.renyi import epsilon_rdp
 
 # The bound on one unit's part in the statistic. Rewards need no finer grid.
 STATISTIC_NORM_BOUND = 2**12

@@ -137,6 +137,24 @@ def weight_coordinate(weight: int, batch_share: int) -> int:
     return max(1, (weight * batch_share + WEIGHT_ONE // 2) // WEIGHT_ONE)
 
 
+def weighted(total: IntVector, weight: int) -> IntVector:
+    """Multiply what is already released by a weight, in integers.
+
+    It is post-processing of noised vectors, so that nothing is bounded here: the noise
+    shrinks with the rest.
+
+    Args:
+        total: shape (d,), int64, grid steps, below 2**46.
+        weight: k of the weight k / 2**16, 0 < k <= 2**16.
+
+    Returns:
+        Shape (d,), int64: total * k / 2**16, to the nearest integer, ties upwards.
+    """
+    check_weight(weight)
+    product: IntVector = total * np.int64(weight) + np.int64(WEIGHT_ONE // 2)
+    return product >> np.int64(WEIGHT_ONE.bit_length() - 1)
+
+
 def decode(total: IntVector, scale: Fraction) -> FloatVector:
     """From grid steps back to gradient units.
 

@@ -1,8 +1,13 @@
 """One client's round, from the charge to the noised vector: the only door out.
 
-The steps are in one order and each happens once::
+The steps are in one order and each happens once. In distributed trust::
 
     charge -> draw -> noised_mean (if the plan has a statistic) -> weigh -> add* -> seal
+
+In local trust, where every release carries all the noise and may be used by the client
+before the next one, a round has `local_steps` draws with `inner_steps` releases each::
+
+    charge -> (draw -> noised_mean? -> (add* -> release)*)* -> weigh -> seal
 
 `charge` has the INTENT on disk before it returns, and every random number of the round
 is drawn after it: a crash over-counts, never under-counts. `seal` has the COMMIT on
@@ -12,13 +17,20 @@ disk before the vector exists for anyone else.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from enum import IntEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.codec import check_weight, encode, weight_coordinate
+from privacy.codec import (
+    check_weight,
+    decode,
+    encode,
+    weight_coordinate,
+    weighted,
+)
 from privacy.crypto import KEY_BYTES
 from privacy.errors import PlanMismatchError
 from privacy.ledger import (
@@ -26,28 +38,47 @@ from privacy.ledger import (
     Event,
     Intent,
     Ledger,
-    charged,
+    Spend,
     commitment,
     spend_of,
+    spends_after,
 )
 from privacy.noise import discrete_gaussian
-from privacy.plan import Plan
+from privacy.plan import WEIGHT_ONE, Plan
 from privacy.randomness import Entropy, RandomStream
 from privacy.sampling import poisson_draw, uniforms, unit_stream
 from privacy.statistic import noised_mean
-from privacy.vectors import FloatVector, NoisedVector, to_residues
+from privacy.vectors import FloatVector, IntVector, NoisedVector, to_residues
 
 
-def registered_event(plan: Plan) -> Event:
-    """What one round of the plan charges, whatever happens in it."""
+def registered_event(plan: Plan, name: str) -> Event:
+    """What one draw of a client costs, whatever happens in it.
+
+    Raises:
+        PlanMismatchError: the client is not in the plan.
+    """
     return Event(
-        sampling_rate=plan.sampling_rate,
+        sampling_rate=plan.client(name).sampling_rate,
         inner_steps=plan.inner_steps,
         norm_bound=plan.norm_bound,
         noise_variance=plan.noise_variance,
         statistic_norm_bound=plan.statistic_norm_bound,
         statistic_variance=plan.statistic_variance,
     )
+
+
+def registered_spend(plan: Plan, name: str, delta: Decimal | None = None) -> Spend:
+    """What the whole run costs a client, as registered.
+
+    Args:
+        plan: the registered terms.
+        name: the client.
+        delta: at which to price it; default: the plan's.
+    """
+    registered = plan.registered_charges
+    charges = ((registered_event(plan, name), registered),)
+    at = Decimal(plan.delta) if delta is None else delta
+    return spend_of(charges, at, registered)
 
 
 def charge(
@@ -77,18 +108,15 @@ def charge(
             cap. Nothing was written and nothing drawn.
         LedgerError: the charge could not be recorded, so nothing was drawn.
     """
-    event = registered_event(plan)
-    history = ledger.history
-    spent, lifetime = history.totals()
+    event = registered_event(plan, name)
+    spend, lifetime = spends_after(ledger.history, event, plan.local_steps)
     intent = Intent(
         round=round_number,
         attempt=attempt,
         event=event,
-        releases=1,
-        spend=spend_of(charged(history.charges, event, 1), spent.delta, plan.rounds),
-        lifetime=spend_of(
-            charged(history.lifetime, event, 1), lifetime.delta, plan.rounds
-        ),
+        releases=plan.local_steps,
+        spend=spend,
+        lifetime=lifetime,
     )
     ledger.append(intent)
     return Contribution(plan, name, intent, ledger, entropy)
@@ -98,8 +126,9 @@ class _Stage(IntEnum):
     CHARGED = 0
     DRAWN = 1
     MEASURED = 2
-    WEIGHED = 3
-    SEALED = 4
+    RELEASED = 3
+    WEIGHED = 4
+    SEALED = 5
 
 
 class Contribution:
@@ -119,14 +148,21 @@ class Contribution:
         self._ledger = ledger
         self._entropy = entropy
         self._stream = RandomStream(entropy)
-        self._round_key = entropy(KEY_BYTES)
+        self._draw_key = entropy(KEY_BYTES)
         self._stage = _Stage.CHARGED
+        self._draws = 0
+        self._releases = 0
+        self._drawn: frozenset[str] = frozenset()
         self._awaited: set[str] = set()
-        self._weight = 0
+        # In local trust the weight multiplies what is released, noise and all.
+        self._weight = WEIGHT_ONE if plan.is_local else 0
         self._total = np.zeros(plan.dimension, dtype=np.int64)
+        self._released = np.zeros(plan.dimension, dtype=np.int64)
 
     def draw(self, unit_ids: Sequence[str]) -> list[str]:
-        """Draw this round's units, each with the plan's probability.
+        """Draw units, each with the plan's probability for this client.
+
+        In local trust it is called `local_steps` times, each draw on its own.
 
         Args:
             unit_ids: every unit of the client's data set, distinct.
@@ -135,21 +171,32 @@ class Contribution:
             The drawn units, possibly none. All of them count; none may be left out for
             reasons of size or time.
         """
-        self._advance(_Stage.CHARGED, _Stage.DRAWN)
-        drawn = poisson_draw(unit_ids, self._plan.sampling_rate, self._stream)
+        self._expect(_Stage.RELEASED if self._draws else _Stage.CHARGED)
+        if self._draws:
+            if self._draws == self._plan.local_steps:
+                msg = "a draw beyond those of the plan: it was not charged"
+                raise RuntimeError(msg)
+            # The streams of units that are drawn again must be new ones.
+            self._draw_key = self._entropy(KEY_BYTES)
+        self._stage = _Stage.DRAWN
+        self._draws += 1
+        self._releases = 0
+        rate = self._plan.client(self._name).sampling_rate
+        drawn = poisson_draw(unit_ids, rate, self._stream)
+        self._drawn = frozenset(drawn)
         self._awaited = set(drawn)
         return drawn
 
     def uniforms(self, unit_id: str, count: int) -> FloatVector:
         """Numbers in [0, 1) for generating this unit's completions, and no other's.
 
-        Each unit has a stream of its own under a secret key of the round, so that one
+        Each unit has a stream of its own under a secret key of the draw, so that one
         unit more or less changes no other unit's completions.
 
         Returns:
             Shape (count,), float64.
         """
-        return uniforms(unit_stream(self._round_key, unit_id), count)
+        return uniforms(unit_stream(self._draw_key, unit_id), count)
 
     def noised_mean(self, rewards: Iterable[float | None]) -> float:
         """The mean reward of the draw, noised; for the client's own baseline only.
@@ -190,8 +237,10 @@ class Contribution:
                 sensitivity above what the noise was made for.
         """
         check_weight(weight)
-        measured = self._plan.weighting.needs_statistic
-        before = _Stage.MEASURED if measured else _Stage.DRAWN
+        if self._plan.is_local and self._draws < self._plan.local_steps:
+            msg = "out of order: draws are left that were charged"
+            raise RuntimeError(msg)
+        before = _Stage.RELEASED if self._plan.is_local else self._ready
         self._advance(before, _Stage.WEIGHED)
         self._weight = weight
 
@@ -204,10 +253,10 @@ class Contribution:
                 unit, which then counts as zeros, as a gradient that is not finite does.
 
         Raises:
-            RuntimeError: the unit was not drawn, or was added before: it would count
-                twice under a bound for one.
+            RuntimeError: the unit was not drawn, or was added to this release before:
+                it would count twice under a bound for one.
         """
-        self._expect(_Stage.WEIGHED)
+        self._expect(self._ready if self._plan.is_local else _Stage.WEIGHED)
         if unit_id not in self._awaited:
             msg = "this unit was not drawn, or was added already"
             raise RuntimeError(msg)
@@ -225,11 +274,41 @@ class Contribution:
             weight=self._weight,
         )
 
+    def release(self) -> FloatVector:
+        """Close one step of local trust: add all the noise, and give the mean gradient.
+
+        What it returns is paid for. The client may move its model by it and compute the
+        next step's gradients there.
+
+        Returns:
+            Shape (d,), float64, gradient units: the noised sum of the added gradients
+            over the public expected batch.
+
+        Raises:
+            PlanMismatchError: the plan is not of local trust. A share of the noise
+                protects nothing by itself, so nothing is released before the sum.
+        """
+        plan = self._plan
+        if not plan.is_local:
+            msg = "one noise share protects nothing: only local trust releases steps"
+            raise PlanMismatchError(msg)
+        self._expect(self._ready)
+        self._releases += 1
+        if self._releases == plan.inner_steps:
+            self._stage = _Stage.RELEASED
+        step = self._total + self._noise()
+        self._released += step
+        self._total = np.zeros(plan.dimension, dtype=np.int64)
+        self._awaited = set(self._drawn)
+        mean: FloatVector = decode(step, plan.scale)
+        return mean / float(plan.expected_batch(self._name))
+
     def seal(self) -> tuple[NoisedVector, bytes]:
         """Add this client's noise share, commit, and hand the vector out.
 
         The noise is the same whatever the weight and however few units were drawn.
-        There is none where the plan promises nothing and every charge is infinite.
+        In local trust it is in every release already; the vector is their sum times
+        the weight, which is computed from nothing else.
 
         Returns:
             The vector for secure aggregation, and the 32 secret bytes that open the
@@ -237,10 +316,10 @@ class Contribution:
         """
         self._advance(_Stage.WEIGHED, _Stage.SEALED)
         plan = self._plan
-        if plan.promises_privacy:
-            self._total += discrete_gaussian(
-                self._stream, plan.noise_share_variance, plan.dimension
-            )
+        if plan.is_local:
+            self._total = weighted(self._released, self._weight)
+        else:
+            self._total += self._noise()
         share = weight_coordinate(self._weight, plan.batch_share(self._name))
         whole = np.append(self._total, np.int64(share))
         residues = to_residues(whole, plan.modulus_bits)
@@ -260,9 +339,27 @@ class Contribution:
             opening,
         )
 
+    @property
+    def _ready(self) -> _Stage:
+        """The stage in which a draw's statistic, if there is one, is released."""
+        measured = self._plan.weighting.needs_statistic
+        return _Stage.MEASURED if measured else _Stage.DRAWN
+
+    def _noise(self) -> IntVector:
+        """Fresh noise of this client, shape (d,), grid steps.
+
+        There is none where the plan promises nothing and every charge is infinite.
+        """
+        plan = self._plan
+        if not plan.promises_privacy:
+            return np.zeros(plan.dimension, dtype=np.int64)
+        return discrete_gaussian(
+            self._stream, plan.noise_share_variance, plan.dimension
+        )
+
     def _forget(self) -> None:
         """Drop what must not outlive the round."""
-        del self._stream, self._round_key, self._total
+        del self._stream, self._draw_key, self._total, self._released
 
     def _advance(self, before: _Stage, after: _Stage) -> None:
         self._expect(before)

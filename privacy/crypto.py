@@ -46,6 +46,7 @@ class Label(StrEnum):
     LEDGER_RECORD = "fgrpo-secure/1/ledger-record"
     LEDGER_COMMIT = "fgrpo-secure/1/ledger-commit"
     UNIT_STREAM = "fgrpo-secure/1/unit-stream"
+    DATA_SET_UNIT = "fgrpo-secure/1/data-set-unit"
     OFFER = "fgrpo-secure/1/offer"
     OFFER_DIGEST = "fgrpo-secure/1/offer-digest"
     ADVERT = "fgrpo-secure/1/advert"

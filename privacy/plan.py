@@ -22,6 +22,10 @@ PLAN_FORMAT = "fgrpo-secure/plan/1"
 # The one party that is not a client; no client bears its name.
 SERVER = "server"
 
+# Who has to be trusted with the noise: the other clients for their shares, or nobody.
+DISTRIBUTED = "distributed"
+LOCAL = "local"
+
 # Weights and batch shares are integers over this: w = k / WEIGHT_ONE, 0 < k <= it.
 WEIGHT_ONE = 2**16
 
@@ -56,10 +60,14 @@ class ClientTerms:
     Attributes:
         name: letters, digits and `._-`, at most 63 characters.
         units: the public size of its data set, the N in the expected batch q * N.
+        sampling_rate: Poisson probability q that one of its units is drawn. A large
+            client may have a lower one than a small client, and then a smaller
+            epsilon.
     """
 
     name: str
     units: int
+    sampling_rate: Fraction
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,17 +103,20 @@ class Plan:
     Attributes:
         unit: what the guarantee protects; "prompt" is the distinct prompt.
         max_prompts_per_unit: how many prompts of one unit may count.
-        trust: "distributed": the sum of the clients' noise shares protects.
+        trust: "distributed": the sum of the clients' noise shares protects. "local":
+            every release of every client carries all of the noise.
         epsilon: target, decimal text; "infinity" for a baseline that adds no noise
             and promises nothing.
         delta: target, decimal text.
         rounds: rounds registered; every one of them is charged when it begins.
-        sampling_rate: Poisson probability q that a unit is drawn in a round.
-        inner_steps: gradient steps on one draw.
+        local_steps: draws that a client makes in one round, each an event of its own;
+            1 in distributed trust.
+        inner_steps: noised releases on one draw, which are one event together; 1 in
+            distributed trust.
         clip_norm: C, gradient units.
         norm_bound: D, grid steps; the grid has D / C steps per gradient unit.
-        noise_variance: variance of the noise in the sum, grid steps squared; 0 only
-            where epsilon is "infinity".
+        noise_variance: variance of the noise that protects, grid steps squared: in the
+            sum, or in local trust in each release. 0 only where epsilon is "infinity".
         statistic_norm_bound: the same bound for the reward statistic; 0 means that
             there is no statistic.
         statistic_variance: its noise variance; 0 without a statistic or a promise.
@@ -129,7 +140,7 @@ class Plan:
     epsilon: str
     delta: str
     rounds: int
-    sampling_rate: Fraction
+    local_steps: int
     inner_steps: int
     clip_norm: Fraction
     norm_bound: int
@@ -167,6 +178,32 @@ class Plan:
         return self.epsilon != NO_PROMISE
 
     @property
+    def sampling_rate(self) -> Fraction:
+        """The largest rate of any client: the noise is made for this, the worst one."""
+        return max(client.sampling_rate for client in self.clients)
+
+    @property
+    def most_exposed(self) -> str:
+        """The first client with the largest rate, whose epsilon is the claim."""
+        worst = self.sampling_rate
+        return next(c.name for c in self.clients if c.sampling_rate == worst)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether each release carries all the noise, whatever others do."""
+        return self.trust == LOCAL
+
+    @property
+    def registered_charges(self) -> int:
+        """Events that one client is charged over the whole run."""
+        return self.rounds * self.local_steps
+
+    @property
+    def releases_per_round(self) -> int:
+        """Noised vectors that a client's message of one round is the sum of."""
+        return self.local_steps * self.inner_steps
+
+    @property
     def scale(self) -> Fraction:
         """Grid steps per gradient unit."""
         return self.norm_bound / self.clip_norm
@@ -176,13 +213,16 @@ class Plan:
         """How many noise shares the guarantee counts on.
 
         A client knows its own share, so that against the other clients one share never
-        counts, even where nobody else colludes.
+        counts, even where nobody else colludes. In local trust a client counts on its
+        own noise alone, which is all of it.
         """
+        if self.is_local:
+            return 1
         return self.min_survivors - max(1, self.colluders)
 
     @property
     def noise_share_variance(self) -> int:
-        """Variance of one client's noise share, grid steps squared.
+        """Variance of the noise that one client adds to a release, grid steps squared.
 
         Guarantee:
             `honest_shares` of them sum to at least `noise_variance`.
@@ -210,16 +250,17 @@ class Plan:
         return threshold(len(self.clients), self.colluders)
 
     def expected_batch(self, name: str) -> Fraction:
-        """The public expected number of units that a client draws in a round."""
-        return self.sampling_rate * self.client(name).units
+        """The public expected number of units that a client draws at a time."""
+        client = self.client(name)
+        return client.sampling_rate * client.units
 
     def batch_share(self, name: str) -> int:
         """The expected batch over the largest one, as an integer over WEIGHT_ONE.
 
         It is at least 1, so that the smallest client still has a part in the divisor.
         """
-        largest = max(client.units for client in self.clients)
-        return max(1, WEIGHT_ONE * self.client(name).units // largest)
+        largest = max(self.expected_batch(client.name) for client in self.clients)
+        return max(1, math.floor(WEIGHT_ONE * self.expected_batch(name) / largest))
 
     def client(self, name: str) -> ClientTerms:
         """The terms of one client.
@@ -244,7 +285,7 @@ class Plan:
             "epsilon": self.epsilon,
             "delta": self.delta,
             "rounds": self.rounds,
-            "sampling_rate": rational(self.sampling_rate),
+            "local_steps": self.local_steps,
             "inner_steps": self.inner_steps,
             "clip_norm": rational(self.clip_norm),
             "norm_bound": self.norm_bound,
@@ -256,7 +297,12 @@ class Plan:
             "min_survivors": self.min_survivors,
             "colluders": self.colluders,
             "clients": [
-                {"name": client.name, "units": client.units} for client in self.clients
+                {
+                    "name": client.name,
+                    "units": client.units,
+                    "sampling_rate": rational(client.sampling_rate),
+                }
+                for client in self.clients
             ],
             "weighting": {
                 "rule": self.weighting.rule,
@@ -302,16 +348,8 @@ class Plan:
             self.unit != "prompt" or self.max_prompts_per_unit == 1,
             "with unit 'prompt' max_prompts_per_unit must be 1: a prompt is one unit",
         )
-        _require(
-            self.trust == "distributed",
-            f"trust = {self.trust!r} is not offered yet; use 'distributed'",
-        )
+        self._check_trust()
         _require(self.rounds >= 1, "rounds must be at least 1")
-        _require(0 < self.sampling_rate <= 1, "sampling_rate must be in (0, 1]")
-        _require(
-            self.inner_steps == 1,
-            "inner_steps must be 1: each step is a secure aggregation of its own",
-        )
         _require(self.clip_norm > 0, "clip_norm must be above 0")
         _require(self.norm_bound >= 1, "norm_bound must be at least 1")
         _require(self.dimension >= 1, "dimension must be at least 1")
@@ -335,6 +373,10 @@ class Plan:
         )
         for client in self.clients:
             _require(client.units >= 1, f"client {client.name!r} has no units")
+            _require(
+                0 < client.sampling_rate <= 1,
+                f"sampling_rate of client {client.name!r} must be in (0, 1]",
+            )
         weighting = self.weighting
         _require(
             weighting.rule in {"fgrpo", "uniform", "size"},
@@ -351,6 +393,23 @@ class Plan:
         )
         _require(0 <= weighting.baseline_decay < 1, "baseline_decay must be in [0, 1)")
         _require(weighting.max_weight_ratio >= 1, "max_weight_ratio must be >= 1")
+
+    def _check_trust(self) -> None:
+        """Refuse steps that no noise would protect one by one."""
+        _require(
+            self.trust in {DISTRIBUTED, LOCAL},
+            f"trust = {self.trust!r} is not 'distributed' or 'local'",
+        )
+        _require(
+            self.local_steps >= 1 and self.inner_steps >= 1,
+            "local_steps and inner_steps must be at least 1",
+        )
+        _require(
+            self.is_local or self.local_steps == self.inner_steps == 1,
+            "local_steps and inner_steps above 1 need trust = 'local', where each step "
+            "carries all of its noise: noise on the sum of several steps alone bounds "
+            "nothing for any one unit",
+        )
 
     def _check_delta(self) -> None:
         largest = max(client.units for client in self.clients)
@@ -471,22 +530,24 @@ def threshold(count: int, colluders: int) -> int:
 def wrap_level(plan: Plan) -> int:
     """A level that one coordinate of the sum passes with probability below 2**-40.
 
-    Each client draws at most N units, and by Bernstein's inequality rarely more than
-    a little above q * N; each adds at most `norm_bound` to a coordinate. The noise of
-    all n shares is subgaussian with their summed variance.
+    Each client draws at most N units at a time, and by Bernstein's inequality in all
+    of a round's draws rarely more than a little above q * N each; a unit adds at most
+    `norm_bound` to a coordinate of each release. The noise of all n clients' releases
+    is subgaussian with their summed variance.
     """
     log_clients = math.log(2 * len(plan.clients) / WRAP_FAILURE)
     units = 0
     for client in plan.clients:
-        batch = float(plan.sampling_rate * client.units)
+        batch = float(plan.local_steps * plan.expected_batch(client.name))
         slack = log_clients / 3
         bound = batch + slack + math.sqrt(slack**2 + 2 * batch * log_clients)
-        units += min(client.units, math.ceil(bound))
-    variance = len(plan.clients) * plan.noise_share_variance
+        units += min(client.units * plan.local_steps, math.ceil(bound))
+    releases = len(plan.clients) * plan.releases_per_round
+    variance = releases * plan.noise_share_variance
     log_coordinates = math.log(4 * plan.vector_length / WRAP_FAILURE)
     noise = math.ceil(math.sqrt(2 * variance * log_coordinates))
     weights = len(plan.clients) * WEIGHT_ONE
-    return max(units * plan.norm_bound + noise, weights)
+    return max(units * plan.inner_steps * plan.norm_bound + noise, weights)
 
 
 def _parse(value: Any) -> Plan:  # noqa: ANN401
@@ -498,7 +559,7 @@ def _parse(value: Any) -> Plan:  # noqa: ANN401
         epsilon=_text(value["epsilon"]),
         delta=_text(value["delta"]),
         rounds=_integer(value["rounds"]),
-        sampling_rate=parse_rational(value["sampling_rate"]),
+        local_steps=_integer(value["local_steps"]),
         inner_steps=_integer(value["inner_steps"]),
         clip_norm=parse_rational(value["clip_norm"]),
         norm_bound=_integer(value["norm_bound"]),
@@ -510,7 +571,11 @@ def _parse(value: Any) -> Plan:  # noqa: ANN401
         min_survivors=_integer(value["min_survivors"]),
         colluders=_integer(value["colluders"]),
         clients=tuple(
-            ClientTerms(_text(client["name"]), _integer(client["units"]))
+            ClientTerms(
+                _text(client["name"]),
+                _integer(client["units"]),
+                parse_rational(client["sampling_rate"]),
+            )
             for client in value["clients"]
         ),
         weighting=Weighting(

@@ -1,6 +1,7 @@
 """Plans and randomness for tests of what happens within a round."""
 
 import hashlib
+from dataclasses import replace
 from fractions import Fraction
 
 from privacy.plan import ClientTerms, Plan, Weighting
@@ -15,7 +16,11 @@ NO_STATISTIC = {"statistic_norm_bound": 0, "statistic_variance": 0}
 
 
 def make_plan(**changes):
-    """A plan of four clients that is cheap to price; any term can be changed."""
+    """A plan of four clients that is cheap to price; any term can be changed.
+
+    `sampling_rate` stands for the rate of every client.
+    """
+    rate = changes.pop("sampling_rate", None)
     terms = {
         "unit": "prompt",
         "max_prompts_per_unit": 1,
@@ -23,7 +28,7 @@ def make_plan(**changes):
         "epsilon": "8",
         "delta": "0.00001",
         "rounds": 3,
-        "sampling_rate": Fraction(1, 10),
+        "local_steps": 1,
         "inner_steps": 1,
         "clip_norm": Fraction(1, 10),
         "norm_bound": 1024,
@@ -34,11 +39,23 @@ def make_plan(**changes):
         "dimension": 6,
         "min_survivors": 3,
         "colluders": 1,
-        "clients": tuple(ClientTerms(name, 40) for name in NAMES),
+        "clients": cohort(*[40] * len(NAMES), names=NAMES),
         "weighting": FGRPO,
         "recipe": "ab" * 32,
     }
-    return Plan(**(terms | changes))
+    terms |= changes
+    if rate is not None:
+        clients = terms["clients"]
+        terms["clients"] = tuple(replace(c, sampling_rate=rate) for c in clients)
+    return Plan(**terms)
+
+
+def cohort(*sizes, rate=Fraction(1, 10), names=None):
+    """Clients of these sizes; by default they are called client-000 and so on"""
+    names = names or [f"client-{number:03d}" for number in range(len(sizes))]
+    return tuple(
+        ClientTerms(name, size, rate) for name, size in zip(names, sizes, strict=True)
+    )
 
 
 class Counter:

@@ -12,7 +12,7 @@ ICLR 2024.
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,9 @@ _EXPERT_COUNTS = (
     "moe_num_experts",
     "num_moe_experts",
 )
+
+_NAMED = 3
+"""Layers that an error names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +169,38 @@ def write_vector(model: PeftModel, vector: NDArray[np.float32]) -> None:
     )
     for parameter, part in zip(tensors, parts, strict=True):
         parameter.data.copy_(part.view_as(parameter))
+
+
+def unchanged_tensors(
+    model: PeftModel, before: NDArray[np.float32], after: NDArray[np.float32]
+) -> tuple[str, ...]:
+    """Names of the trained tensors of which no number differs between two vectors.
+
+    Args:
+        model: The model whose adapter the vectors are of.
+        before: shape (d,), float32.
+        after: shape (d,), float32.
+    """
+    ends = np.cumsum([p.numel() for p in trainable_tensors(model)])[:-1]
+    parts = np.split(before != after, ends)
+    return tuple(
+        name
+        for name, part in zip(trainable_names(model), parts, strict=True)
+        if not part.any()
+    )
+
+
+def layers_of(names: Sequence[str]) -> str:
+    """The layers that tensors adapt, as words of an error: the first few, and how many.
+
+    Args:
+        names: Of trained tensors, as `trainable_names` gives them; at least one.
+    """
+    layers = [
+        name.removeprefix("base_model.model.").partition(".lora_")[0] for name in names
+    ]
+    more = len(layers) - _NAMED
+    return ", ".join(layers[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def to_bytes(model: PeftModel) -> bytes:

@@ -16,9 +16,15 @@ import torch
 from numpy.typing import NDArray
 from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from fgrpo_secure.errors import ModelError
-from fgrpo_secure.grpo.adapter import adapter_off, trainable_tensors
+from fgrpo_secure.grpo.adapter import (
+    adapter_off,
+    layers_of,
+    trainable_names,
+    trainable_tensors,
+)
 from fgrpo_secure.grpo.logps import packed_logps, row_logps
 from fgrpo_secure.grpo.loss import LossSettings, group_loss
 from fgrpo_secure.grpo.packing import (
@@ -41,10 +47,15 @@ class ScoredGroup:
     Attributes:
         group: The completions.
         advantages: shape (G,), float64, see `loss.group_advantages`.
+        behaviour: shape (G, T), float32, on the CPU: the log-probabilities under the
+            weights that generated, as `UnitGradients.behaviour_logps` gives them; what
+            stands in padded places counts for nothing. None means that the present
+            weights generated.
     """
 
     group: Group
     advantages: NDArray[np.float64]
+    behaviour: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +85,7 @@ class UnitGradients:
         """
         self._policy = policy
         self._settings = settings
+        self._names = trainable_names(policy.model)
         self._tensors = trainable_tensors(policy.model)
         # Opacus looks through all of a module time and again. It is given the trained
         # layers only, under a parent of their own: a search of the whole network would
@@ -105,12 +117,13 @@ class UnitGradients:
             to NaN), come, go or move, where `locality.verify_locality` passes. Nothing
             is clipped or summed below the unit: a unit's completions count as one.
         """
-        places = [(index, item) for index, unit in enumerate(units) for item in unit]
-        places = [place for place in places if self.needs_pass(place[1])]
+        places = self._places(units)
+        items = [item for _, item in places]
         waiting = Counter(index for index, _ in places)
         parts: dict[int, dict[int, NDArray[np.float32]]] = defaultdict(dict)
         following = 0
-        for chosen, vectors in self._microbatches([item for _, item in places]):
+        for chosen, width in self._microbatches(items):
+            vectors = self._gradients([items[i] for i in chosen], width)
             for number, vector in zip(chosen, vectors, strict=True):
                 index = places[number][0]
                 parts[index][number] = vector
@@ -120,6 +133,45 @@ class UnitGradients:
                 following += 1
         for _ in range(following, len(units)):
             yield self._sum({})
+
+    @torch.no_grad()
+    def behaviour_logps(
+        self, units: Sequence[Sequence[ScoredGroup]]
+    ) -> list[list[Tensor | None]]:
+        """What the present weights say of every token, to be kept before they move.
+
+        Several steps on one draw differentiate completions that earlier weights
+        generated: the ratio of probabilities, and its clip, then mean something.
+
+        Args:
+            units: U units, each with the groups of its prompts.
+
+        Returns:
+            For each unit and each of its groups the `ScoredGroup.behaviour` of later
+            steps: shape (G, T), float32, on the CPU, zero in padded places. None where
+            `needs_pass` is false: no step has a use for it.
+
+        Guarantee:
+            A unit's numbers are unchanged, bit for bit, when other units change (even
+            to NaN), come, go or move, where `locality.verify_locality` passes.
+            Differentiating with them before the weights move gives the bits that
+            differentiating without them gives.
+        """
+        places = self._places(units)
+        items = [item for _, item in places]
+        found: dict[int, Tensor] = {}
+        for chosen, width in self._microbatches(items):
+            groups = [items[i] for i in chosen]
+            batch = _stacked(groups, self._settings.microbatch_units, self._policy)
+            logps = self._logps(batch, width)
+            logps = pad(logps, (0, batch.mask.shape[2] - logps.shape[2]))
+            logps = logps.masked_fill(~batch.mask, 0).cpu()
+            found |= dict(zip(chosen, logps.unbind(), strict=False))
+        made: Iterator[Tensor] = (found[number] for number in range(len(items)))
+        return [
+            [next(made) if self.needs_pass(item) else None for item in unit]
+            for unit in units
+        ]
 
     def needs_pass(self, item: ScoredGroup) -> bool:
         """Whether a group's gradient can be anything but exact zeros.
@@ -137,15 +189,26 @@ class UnitGradients:
             total += parts[number]
         return total
 
+    def _places(
+        self, units: Sequence[Sequence[ScoredGroup]]
+    ) -> list[tuple[int, ScoredGroup]]:
+        """The groups that need a pass, each with the number of its unit."""
+        return [
+            (index, item)
+            for index, unit in enumerate(units)
+            for item in unit
+            if self.needs_pass(item)
+        ]
+
     def _microbatches(
         self, items: Sequence[ScoredGroup]
-    ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
-        """Numbers of groups and their gradients, shape (len(numbers), d)."""
+    ) -> Iterator[tuple[list[int], int]]:
+        """Numbers of groups that share a pass, and the width of that pass."""
         shapes = [self._shape(item.group) for item in items]
         for (_, _, width), chosen in microbatches(
             shapes, self._settings.microbatch_units
         ):
-            yield chosen, self._gradients([items[i] for i in chosen], width)
+            yield chosen, width
 
     def _shape(self, group: Group) -> tuple[int, tuple[int, ...], int]:
         """What decides the shape of a group's pass: numbers of the group alone.
@@ -178,15 +241,17 @@ class UnitGradients:
                 reference = self._logps(batch, width)
         with self._per_sample():
             logps = self._logps(batch, width)
-            # One step is taken with the weights that generated, so the behaviour's
-            # log-probabilities are the policy's own. `vmap` keeps the groups apart.
+            shown = logps.shape[2]
+            # A group's own choice: that of a mate must not change what is computed.
+            behaviour = logps.detach().where(batch.own, batch.behaviour[:, :, :shown])
+            # `vmap` keeps the groups apart.
             losses = torch.vmap(
                 partial(group_loss, settings=settings.loss),
                 in_dims=(0, 0, 0, 0, None if reference is None else 0),
             )(
                 logps,
-                logps.detach(),
-                batch.mask[:, :, : logps.shape[2]],
+                behaviour,
+                batch.mask[:, :, :shown],
                 batch.advantages,
                 reference,
             )
@@ -196,8 +261,10 @@ class UnitGradients:
                 warnings.filterwarnings("ignore", "Full backward hook is firing")
                 losses.sum().backward()
             flat = [
-                _grad_sample(tensor).reshape(len(batch.mask), -1, tensor.numel()).sum(1)
-                for tensor in self._tensors
+                _grad_sample(name, tensor)
+                .reshape(len(batch.mask), -1, tensor.numel())
+                .sum(1)
+                for name, tensor in zip(self._names, self._tensors, strict=True)
             ]
             return torch.cat(flat, 1)[: len(items)].float().cpu().numpy()
 
@@ -240,13 +307,25 @@ class UnitGradients:
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Stacked groups; B slots, of which the last may be dummies."""
+    """Stacked groups; B slots, of which the last may be dummies.
+
+    Attributes:
+        prompt_ids: shape (B, P), int64.
+        prompt_mask: shape (B, P), bool.
+        ids: shape (B, G, T), int64.
+        mask: shape (B, G, T), bool.
+        advantages: shape (B, G), float32.
+        behaviour: shape (B, G, T), float32.
+        own: shape (B, 1, 1), bool, true where the present weights are the behaviour's.
+    """
 
     prompt_ids: Tensor
     prompt_mask: Tensor
     ids: Tensor
     mask: Tensor
     advantages: Tensor
+    behaviour: Tensor
+    own: Tensor
 
 
 def _stacked(items: Sequence[ScoredGroup], slots: int, policy: Policy) -> _Batch:
@@ -259,6 +338,8 @@ def _stacked(items: Sequence[ScoredGroup], slots: int, policy: Policy) -> _Batch
     ids = torch.full((empty, size, tokens), policy.pad_id, dtype=torch.int64)
     advantages = np.zeros((slots, size), dtype=np.float32)
     advantages[: len(items)] = [item.advantages for item in items]
+    nothing = torch.zeros((size, tokens))
+    given = [item.behaviour for item in items] + [None] * empty
     return _Batch(
         *(
             tensor.to(policy.device)
@@ -273,12 +354,14 @@ def _stacked(items: Sequence[ScoredGroup], slots: int, policy: Policy) -> _Batch
                     ]
                 ),
                 torch.from_numpy(advantages),
+                torch.stack([nothing if one is None else one for one in given]),
+                torch.tensor([one is None for one in given])[:, None, None],
             )
         )
     )
 
 
-def _grad_sample(tensor: nn.Parameter) -> Tensor:
+def _grad_sample(name: str, tensor: nn.Parameter) -> Tensor:
     """What Opacus left for a tensor.
 
     Raises:
@@ -288,7 +371,7 @@ def _grad_sample(tensor: nn.Parameter) -> Tensor:
     found = getattr(tensor, "grad_sample", None)
     if not isinstance(found, Tensor):
         raise ModelError(
-            "A trained tensor of the adapter got no gradient.",
+            f"The adapter of {layers_of([name])} got no gradient.",
             "Leave layers that the model's forward pass does not use out of "
             "target_modules.",
         )

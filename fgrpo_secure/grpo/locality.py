@@ -33,10 +33,10 @@ def verify_locality(
     A micro-batch of full width is generated and differentiated, then again in reverse,
     then shifted with every other unit replaced: once with the widest prompts and
     completions of many tokens, once with the narrowest and of one token. The bits of
-    the logits behind every token are compared, of the tokens and of the gradient: a
-    difference in the last bit hardly ever moves a token of a few dummies, and would
-    move one of many units. The adapter is given numbers other than zero meanwhile, and
-    gets its own back.
+    the logits behind every token are compared, of the tokens, of the log-probabilities
+    that later steps are given and of the gradient: a difference in the last bit hardly
+    ever moves a token of a few dummies, and would move one of many units. The adapter
+    is given numbers other than zero meanwhile, and gets its own back.
 
     Args:
         policy: What generates and learns.
@@ -102,15 +102,17 @@ def _verify(
             rollout,
             observer=logits.add,
         )
-        vectors = UnitGradients(policy, gradient).compute(
-            [[ScoredGroup(_cut(g, lengths), _advantages(g))] for g in groups]
-        )
-        for index, group, vector, digest in zip(
-            order, groups, vectors, logits.read(), strict=True
+        computing = UnitGradients(policy, gradient)
+        scored = [[ScoredGroup(_cut(g, lengths), _advantages(g))] for g in groups]
+        said = computing.behaviour_logps(scored)
+        vectors = computing.compute(scored)
+        for index, group, (logps,), vector, digest in zip(
+            order, groups, said, vectors, logits.read(), strict=True
         ):
             found = {
                 "logits": digest,
                 "completions": group.completion_ids.numpy().tobytes(),
+                "log-probabilities": b"" if logps is None else logps.numpy().tobytes(),
                 "gradient": vector.tobytes(),
             }
             _compare(known.setdefault(index, found), found)

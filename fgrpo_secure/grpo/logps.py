@@ -22,7 +22,7 @@ def row_logps(logits: Tensor, completion_ids: Tensor, temperature: float) -> Ten
         temperature: What the logits are divided by, as while generating.
 
     Returns:
-        Shape (B, G, T), float32.
+        Shape (B, G, T), float32; float64 of logits in float64.
     """
     ids = completion_ids.flatten(0, 1)
     # The last position predicts a token that is not there; any will do.
@@ -43,8 +43,9 @@ def packed_logps(
         temperature: What the logits are divided by, as while generating.
 
     Returns:
-        Shape (B, G, T), float32. Zero where a completion has no token, but for its
-        first place, where what stands there is looked up also if it is padding.
+        Shape (B, G, T), of the dtype of `row_logps`. Zero where a completion has no
+        token, but for its first place, where what stands there is looked up also if it
+        is padding.
     """
     slots, size, tokens = completion_ids.shape
     # A column predicts what follows it; padding's goes to a place that is cut off.
@@ -55,7 +56,7 @@ def packed_logps(
     starts = torch.arange(0, size * tokens, tokens, device=behind.device)
     places = torch.cat([starts.expand(slots, -1), behind], 1)
     table = torch.zeros(
-        (slots, size * tokens + 1), dtype=torch.float32, device=behind.device
+        (slots, size * tokens + 1), dtype=found.dtype, device=behind.device
     )
     return table.scatter(1, places, found)[:, :-1].unflatten(1, (size, tokens))
 
@@ -65,7 +66,7 @@ class ChosenLogps(torch.autograd.Function):
 
     A softmax over a large vocabulary is the widest table of a pass, and autograd would
     keep several. Here the backward pass makes its gradient, and nothing else of that
-    size; what is in between is made for a few rows at a time, in float32.
+    size; what is in between is made for a few rows at a time, in float32 at least.
     """
 
     @staticmethod
@@ -86,7 +87,8 @@ class ChosenLogps(torch.autograd.Function):
             temperature: What the logits are divided by.
 
         Returns:
-            Shape (B, N + L - 1), float32, in the order of the tokens.
+            Shape (B, N + L - 1), float32 (float64 of logits in float64), in the order
+            of the tokens.
         """
         totals = torch.cat(
             [part.logsumexp(-1) for _, part in _scaled(logits, temperature)], 1
@@ -101,7 +103,7 @@ class ChosenLogps(torch.autograd.Function):
         ctx.save_for_backward(logits, first, following)
         ctx.temperature = temperature
         rows = [totals[:, :1].expand_as(first), totals[:, 1:]]
-        return picked.float() / temperature - torch.cat(rows, 1)
+        return _at_least_float32(picked) / temperature - torch.cat(rows, 1)
 
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
@@ -131,18 +133,22 @@ class ChosenLogps(torch.autograd.Function):
 
 
 def _scaled(logits: Tensor, temperature: float) -> Iterator[tuple[slice, Tensor]]:
-    """Float32 logits over the temperature, some rows of every slot at a time.
+    """Logits over the temperature, some rows of every slot at a time.
 
     All slots are cut alike. Torch shares the work on one part among its threads by the
     part's shape, and would round a slot differently whose rows were a part by
     themselves.
 
     Yields:
-        Which of the L rows, and their numbers, shape (B, rows, V).
+        Which of the L rows, and their numbers, shape (B, rows, V), float32 at least.
     """
     slots, length, vocabulary = logits.shape
     step = max(1, _TABLE // (slots * vocabulary))
     for start in range(0, length, step):
         rows = slice(start, min(start + step, length))
-        part = logits[:, rows].float()
+        part = _at_least_float32(logits[:, rows])
         yield rows, part if temperature == 1 else part / temperature
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

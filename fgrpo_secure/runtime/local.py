@@ -21,8 +21,9 @@ from typing import Self
 
 from fgrpo_secure.config import load_config
 from fgrpo_secure.errors import FgrpoError, StateError, said_by_kernel
+from fgrpo_secure.folders import RunFolder
 from fgrpo_secure.secrets import write_atomically
-from fgrpo_secure.site import RunFolder, open_site
+from fgrpo_secure.site import open_site
 from privacy.errors import PrivacyError
 from privacy.plan import Plan
 from privacy.wire import Reader, Writer, parse_canonical_json

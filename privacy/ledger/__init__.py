@@ -4,20 +4,27 @@
 in words. The format, byte for byte, is in docs/ledger.md.
 """
 
+from privacy.ledger.budget import Budget
 from privacy.ledger.chain import Entry, Problem
-from privacy.ledger.codes import Reason, Role, Status, reason_of
-from privacy.ledger.fields import HANDLE_BYTES
-from privacy.ledger.folder import Report, verify_run
-from privacy.ledger.history import (
+from privacy.ledger.charges import (
     Charges,
-    History,
+    cap_order,
     charge_count,
     charged,
-    claimed_epsilon,
+    filter_epsilon,
 )
+from privacy.ledger.codes import Claim, Reason, Role, Status, reason_of
+from privacy.ledger.fields import HANDLE_BYTES, decimal_text
+from privacy.ledger.folder import Report, verify_run
+from privacy.ledger.history import History, claimed_epsilon
 from privacy.ledger.keyfiles import read_key_file, write_key_file
 from privacy.ledger.payload import commitment, plan_digest
-from privacy.ledger.pricing import Price, price_charges, spend_of
+from privacy.ledger.pricing import (
+    Price,
+    price_charges,
+    spend_of,
+    spends_after,
+)
 from privacy.ledger.records import (
     Aborted,
     ClientClosed,
@@ -26,6 +33,7 @@ from privacy.ledger.records import (
     Event,
     Intent,
     Joined,
+    Lifetime,
     Outcome,
     Published,
     Record,
@@ -41,12 +49,19 @@ from privacy.ledger.records import (
 from privacy.ledger.show import show
 from privacy.ledger.steps import Phase
 from privacy.ledger.store import Ledger
-from privacy.ledger.verify import Run, VerifiedLedger, verify_ledger
+from privacy.ledger.verify import (
+    Run,
+    VerifiedLedger,
+    read_history,
+    verify_ledger,
+)
 
 __all__ = [
     "HANDLE_BYTES",
     "Aborted",
+    "Budget",
     "Charges",
+    "Claim",
     "ClientClosed",
     "ClientOpened",
     "Commit",
@@ -56,6 +71,7 @@ __all__ = [
     "Intent",
     "Joined",
     "Ledger",
+    "Lifetime",
     "Outcome",
     "Phase",
     "Price",
@@ -76,16 +92,21 @@ __all__ = [
     "Status",
     "Survivors",
     "VerifiedLedger",
+    "cap_order",
     "charge_count",
     "charged",
     "claimed_epsilon",
     "commitment",
+    "decimal_text",
+    "filter_epsilon",
     "plan_digest",
     "price_charges",
+    "read_history",
     "read_key_file",
     "reason_of",
     "show",
     "spend_of",
+    "spends_after",
     "verify_ledger",
     "verify_run",
     "write_key_file",

@@ -35,6 +35,13 @@ class Status(StrEnum):
     MISSED = "missed"
 
 
+class Claim(StrEnum):
+    """Which accountant's figure of a whole ledger counts."""
+
+    PLD = "pld"
+    RDP = "rdp"
+
+
 class Reason(StrEnum):
     """Why something was refused, aborted or missed: codes, never free text.
 

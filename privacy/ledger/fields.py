@@ -52,14 +52,14 @@ def refuse(what: str) -> MalformedMessageError:
     return MalformedMessageError(what)
 
 
-def _integer(least: int) -> Codec[int]:
+def _integer(least: int, most: int = MAX_JSON_INTEGER) -> Codec[int]:
     def decode(value: Json) -> int:
         # In Python a bool is an int; in the format it is not.
         if isinstance(value, bool) or not isinstance(value, int):
             msg = "not an integer"
             raise refuse(msg)
-        if not least <= value <= MAX_JSON_INTEGER:
-            msg = f"an integer out of range (at least {least})"
+        if not least <= value <= most:
+            msg = f"an integer out of range (at least {least}, at most {most})"
             raise refuse(msg)
         return value
 
@@ -185,6 +185,7 @@ _CODECS: dict[type, Mapping[str, Codec[Any]]] = {}
 
 Count = Annotated[int, _integer(0)]
 Positive = Annotated[int, _integer(1)]
+Order = Annotated[int, _integer(2, 256)]
 BigInteger = Annotated[int, Codec(str, _decode_big)]
 Name = Annotated[str, _NAME_CODEC]
 Names = Annotated[tuple[str, ...], Codec(list, _decode_names)]

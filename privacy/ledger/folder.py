@@ -18,6 +18,7 @@ from pathlib import Path
 
 from privacy.crypto import VerifyKey
 from privacy.errors import LedgerError, MalformedMessageError
+from privacy.ledger.budget import Budget
 from privacy.ledger.chain import Problem
 from privacy.ledger.history import claimed_epsilon
 from privacy.ledger.keyfiles import KEY_SUFFIX, parse_key_file
@@ -45,6 +46,7 @@ class Report:
         published: attempts that gave a sum, by the server's ledger.
         aborted: attempts that did not.
         spends: what each client whose ledger verifies has spent in this run.
+        budgets: what its data set has spent by the end of this run, in all runs.
     """
 
     problems: tuple[Problem, ...]
@@ -53,6 +55,7 @@ class Report:
     published: int = 0
     aborted: int = 0
     spends: Mapping[str, Spend] = field(default_factory=dict)
+    budgets: Mapping[str, Budget] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -87,6 +90,10 @@ class _Check:
         if server is not None:
             self.problems += reconcile(server, runs, unfinished=self.unfinished)
         spends = {name: run.run.history.totals()[0] for name, run in runs.items()}
+        budgets = {
+            name: Budget.of(ledgers[name].runs_until(run.run))
+            for name, run in runs.items()
+        }
         whole = terms is not None and server is not None
         if whole and terms and server and spends.keys() == terms.clients:
             self._summary(terms, digest, server.run, spends)
@@ -97,6 +104,7 @@ class _Check:
             published=server.run.history.published if server else 0,
             aborted=server.run.history.aborted if server else 0,
             spends=spends,
+            budgets=budgets,
         )
 
     def _note(self, file: str, what: str, line: int = 0) -> None:

@@ -2,6 +2,23 @@
 
 The same rules are applied before a record is written and when a ledger is read, so
 that no honest program writes a line that its verifier refuses.
+
+What the cap promises. Take any number E, and all that is released before a record with
+a cap above E. That is (E, cap_delta)-differentially private, however the runs were
+chosen:
+
+1. Say that the first run's registered charges, all of them, pass the filter under E.
+   Then every history does: later charges are refused unless all charges so far pass,
+   under a cap of E or less, and while only the first run is there its charges are a
+   part of what passed. The filter's theorem needs no more than that: one order, fixed
+   before the first charge, at which the sum never exceeds what E allows.
+2. Say that they do not pass. Then no second run is ever opened under a cap of E or
+   less, whatever the first one showed. So all that is charged is the first run, its
+   events were fixed in advance, and its price by PLD is at most E.
+
+Which of the two holds is decided by the first record alone, before anything is drawn.
+So no delta is split between them, and the tighter accountant is not given up where one
+run is all there is.
 """
 
 from __future__ import annotations
@@ -15,16 +32,23 @@ from privacy.errors import (
     DisagreementError,
     MalformedMessageError,
 )
-from privacy.ledger.codes import Role, Status
+from privacy.ledger.charges import (
+    Charges,
+    cap_order,
+    charge_count,
+    charged,
+    filter_epsilon,
+)
+from privacy.ledger.codes import Claim, Role, Status
 from privacy.ledger.payload import Header, plan_digest
 from privacy.ledger.records import (
     Aborted,
     ClientClosed,
     ClientOpened,
     Commit,
-    Event,
     Intent,
     Joined,
+    Lifetime,
     Outcome,
     Published,
     Record,
@@ -53,23 +77,6 @@ _PLACELESS = (
     | ServerClosed
 )
 
-Charges = tuple[tuple[Event, int], ...]
-"""Events with how often each is charged, in the order of their first charge."""
-
-
-def charge_count(charges: Charges) -> int:
-    """How many events are charged in all."""
-    return sum(count for _, count in charges)
-
-
-def charged(charges: Charges, event: Event, count: int) -> Charges:
-    """The charges with `count` more of one event."""
-    if any(known == event for known, _ in charges):
-        return tuple(
-            (known, have + count if known == event else have) for known, have in charges
-        )
-    return (*charges, (event, count))
-
 
 @dataclass(frozen=True, slots=True)
 class History:
@@ -87,6 +94,7 @@ class History:
         terms: the terms of the run's plan.
         round: last round begun in the run, 0 without one.
         attempt: its attempt.
+        first: all that the ledger's first run registers, charged or not (client).
         charges: charged in the run.
         lifetime: charged in all runs.
         spend: what the run's charges cost, as recorded; None before the first.
@@ -112,10 +120,11 @@ class History:
     terms: Terms | None = None
     round: int = 0
     attempt: int = 0
+    first: Charges = ()
     charges: Charges = ()
     lifetime: Charges = ()
     spend: Spend | None = None
-    lifetime_spend: Spend | None = None
+    lifetime_spend: Lifetime | None = None
     published: int = 0
     aborted: int = 0
     missed: int = 0
@@ -139,12 +148,45 @@ class History:
         return self.terms.delta
 
     @property
+    def registered_charges(self) -> int:
+        """Events that the run's plan registers for one client."""
+        if self.terms is None:
+            msg = "no run is open"
+            raise BrokenChainError(msg)
+        return self.terms.registered_charges
+
+    @property
     def cap_delta(self) -> Decimal:
         """The delta at which the ledger's whole spend is priced."""
+        return self._client_opened.cap_delta
+
+    @property
+    def cap_order(self) -> int:
+        """The Renyi order at which the filter counts."""
+        return self._client_opened.cap_order
+
+    @property
+    def _client_opened(self) -> ClientOpened:
         if not isinstance(self.opened, ClientOpened):
             msg = "no client's run is open"
             raise BrokenChainError(msg)
-        return self.opened.cap_delta
+        return self.opened
+
+    def lifetime_of(self, charges: Charges, epsilon_pld: Decimal) -> Lifetime:
+        """The record of what charges of all runs cost.
+
+        Args:
+            charges: those of this ledger, and any that are about to follow.
+            epsilon_pld: what they cost as if they had been fixed in advance.
+        """
+        several = len(self.runs) > 1 or epsilon_pld.is_infinite()
+        return Lifetime(
+            charges=charge_count(charges),
+            delta=self.cap_delta,
+            epsilon_pld=epsilon_pld,
+            epsilon_rdp=filter_epsilon(charges, self.cap_delta, self.cap_order),
+            claimed=Claim.RDP if several else Claim.PLD,
+        )
 
     def resumption(self, torn_bytes: int) -> Resumed:
         """The record to write when a process takes up this ledger."""
@@ -219,18 +261,10 @@ class History:
             "only the server's ledger is of the party 'server'",
         )
         _require(record.run not in self.runs, "a run that was opened before")
-        if isinstance(self.opened, ClientOpened) and isinstance(record, ClientOpened):
-            _require(record.data == self.opened.data, "another data set than before")
-            _require(
-                record.cap_delta == self.opened.cap_delta,
-                "a cap at another delta than before",
-            )
-            # A baseline without noise would undo every cap that was recorded.
-            _require(
-                record.cap_epsilon.is_infinite()
-                <= self.opened.cap_epsilon.is_infinite(),
-                "no cap, where there was one before",
-            )
+        first = self.first
+        if isinstance(record, ClientOpened):
+            first = first or ((terms.events[self.party], terms.registered_charges),)
+            self._check_cap(record, first)
         if self.opened is not None and self.terms is not None:
             _require(
                 record.roster[self.party] == self.opened.roster[self.party],
@@ -246,9 +280,43 @@ class History:
             runs=self.runs | {record.run},
             opened=record,
             terms=terms,
+            first=first,
             lifetime=self.lifetime,
-            lifetime_spend=self.lifetime_spend,
+            lifetime_spend=self.lifetime_spend
+            and replace(self.lifetime_spend, claimed=Claim.RDP),
         )
+
+    def _check_cap(self, record: ClientOpened, first: Charges) -> None:
+        """Hold a run to the cap of the data set, and a second run to the filter."""
+        if not isinstance(self.opened, ClientOpened):
+            ((event, _),) = first
+            _require(
+                record.cap_order
+                == cap_order(event, record.cap_epsilon, record.cap_delta),
+                "another order for the filter than the plan and the cap give",
+            )
+            return
+        _require(record.data == self.opened.data, "another data set than before")
+        _require(
+            record.cap_delta == self.opened.cap_delta,
+            "a cap at another delta than before",
+        )
+        _require(
+            record.cap_order == self.opened.cap_order,
+            "another order for the filter than before",
+        )
+        # A baseline without noise would undo every cap that was recorded.
+        _require(
+            record.cap_epsilon.is_infinite() <= self.opened.cap_epsilon.is_infinite(),
+            "no cap, where there was one before",
+        )
+        # What was charged of it does not count here: see the second case above.
+        if (
+            filter_epsilon(first, record.cap_delta, record.cap_order)
+            > record.cap_epsilon
+        ):
+            msg = "the first run as registered leaves the filter no second one"
+            raise BudgetExceededError(msg)
 
     def _begin(self, record: Joined | RoundOpened) -> History:
         place = (record.round, record.attempt)
@@ -277,7 +345,8 @@ class History:
             msg = "a charge outside a run"
             raise BrokenChainError(msg)
         _require(
-            record.event == terms.event and record.releases == 1,
+            record.event == terms.events.get(self.party)
+            and record.releases == terms.local_steps,
             "the event is not the one that the plan registers",
         )
         charges = charged(self.charges, record.event, record.releases)
@@ -292,12 +361,16 @@ class History:
             and record.lifetime.delta == opened.cap_delta,
             "an epsilon at another delta than the plan's and the cap's",
         )
-        if record.spend.charges > terms.rounds:
-            msg = "more charges than the rounds of the plan"
+        if record.spend.charges > terms.registered_charges:
+            msg = "more charges than the plan registers"
             raise BudgetExceededError(msg)
         if claimed_epsilon(record.spend) > terms.epsilon:
             msg = "the spend passes the plan's target epsilon"
             raise BudgetExceededError(msg)
+        _require(
+            record.lifetime == self.lifetime_of(lifetime, record.lifetime.epsilon_pld),
+            "the lifetime is not what the filter counts, or claims the wrong figure",
+        )
         if claimed_epsilon(record.lifetime) > opened.cap_epsilon:
             msg = "the spend passes the client's own cap"
             raise BudgetExceededError(msg)
@@ -359,12 +432,11 @@ class History:
                 "the totals are not those of the records",
             )
 
-    def totals(self) -> tuple[Spend, Spend]:
+    def totals(self) -> tuple[Spend, Lifetime]:
         """What the run and the ledger have spent, as recorded, for `closed`."""
         zero = Decimal(0)
         spend = self.spend or Spend(0, self.plan_delta, zero, zero)
-        lifetime = self.lifetime_spend or Spend(0, self.cap_delta, zero, zero)
-        return spend, lifetime
+        return spend, self.lifetime_spend or self.lifetime_of((), zero)
 
     def _gather(self, record: Roster | Survivors) -> History:
         if isinstance(record, Roster):
@@ -426,13 +498,16 @@ class History:
         )
 
 
-def claimed_epsilon(spend: Spend) -> Decimal:
-    """The epsilon that is claimed: by PLD, or by RDP where PLD is infinite.
+def claimed_epsilon(spend: Spend | Lifetime) -> Decimal:
+    """The epsilon that counts: by PLD, or by RDP where PLD is infinite.
 
     At a very small delta the privacy loss distribution's tail is not resolved and its
-    epsilon is infinite; the Renyi bound still holds.
+    epsilon is infinite; the Renyi bound still holds. Over several runs the filter's
+    figure counts in any case.
     """
     pld, rdp = spend.epsilon_pld, spend.epsilon_rdp
+    if isinstance(spend, Lifetime):
+        return rdp if spend.claimed is Claim.RDP else pld
     return rdp if pld.is_infinite() else pld
 
 

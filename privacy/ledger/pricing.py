@@ -1,43 +1,41 @@
-"""The accountant's figures in the form in which a ledger keeps them.
-
-Figures are rounded up to six decimals: enough for people, and coarse enough that the
-last bits of a machine's floating point do not show, since a verifier elsewhere must
-get the same digits.
-"""
+"""The accountants' figures of a charge, as a ledger records them and checks them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from decimal import ROUND_CEILING, Decimal
+from decimal import Decimal
 from fractions import Fraction
-from itertools import repeat
 from typing import TypeAlias
 
-from privacy import accountant
+from privacy import accountant, events, renyi
 from privacy.errors import DisagreementError, PrivacyError, UnsupportedEventError
-from privacy.ledger.history import Charges, charge_count
-from privacy.ledger.records import Event, Spend
+from privacy.ledger.charges import (
+    INFINITE,
+    Charges,
+    charge_count,
+    charged,
+    priced,
+    rounded_up,
+)
+from privacy.ledger.history import History
+from privacy.ledger.records import Event, Lifetime, Spend
 
 Price: TypeAlias = Callable[[Charges, Decimal, int], tuple[Decimal, Decimal]]
-"""(charges, delta, rounds of the plan) -> (epsilon by PLD, epsilon by RDP).
+"""(charges, delta, charges that the plan registers) -> (epsilon by PLD, by RDP).
 
 It is never asked for no charges at all; those cost 0.
 """
 
-DECIMALS = 6
-INFINITE = Decimal("Infinity")
-
 
 def price_charges(
-    charges: Charges, delta: Decimal, rounds: int
+    charges: Charges, delta: Decimal, registered: int
 ) -> tuple[Decimal, Decimal]:
     """What charges cost by both accountants, as recorded.
 
     Args:
         charges: at least one.
         delta: in (0, 1).
-        rounds: that the plan registers; it sets the accountant's grid.
+        registered: charges that the plan registers; they set the accountant's grid.
 
     Returns:
         Epsilon by PLD and by RDP, rounded up to six decimals. A figure that an
@@ -45,20 +43,52 @@ def price_charges(
     """
     exact = Fraction(delta)
     try:
-        groups = [(_priced(event), count) for event, count in charges]
-        events = [event for event, count in groups for event in repeat(event, count)]
-        price = accountant.price_events(events, exact, registered_rounds=rounds)
+        counts: dict[events.Event, int] = {}
+        for event, count in charges:
+            counts[priced(event)] = counts.get(priced(event), 0) + count
+        price = accountant.price_events(counts, exact, registered_rounds=registered)
     except UnsupportedEventError:
         return INFINITE, _renyi_alone(charges, exact)
-    return _rounded(price.epsilon_pld), _rounded(price.epsilon_rdp)
+    return rounded_up(price.epsilon_pld), rounded_up(price.epsilon_rdp)
 
 
-def spend_of(charges: Charges, delta: Decimal, rounds: int) -> Spend:
-    """The record of what charges cost. No charges cost 0."""
+def spend_of(
+    charges: Charges, delta: Decimal, registered: int, price: Price = price_charges
+) -> Spend:
+    """The record of what charges of one run cost. No charges cost 0."""
     pld, rdp = (Decimal(0), Decimal(0))
     if charges:
-        pld, rdp = price_charges(charges, delta, rounds)
+        pld, rdp = price(charges, delta, registered)
     return Spend(charge_count(charges), delta, pld, rdp)
+
+
+def spends_after(
+    history: History, event: Event, releases: int, price: Price = price_charges
+) -> tuple[Spend, Lifetime]:
+    """What the run and the ledger will have spent with one more charge.
+
+    Args:
+        history: of a client's ledger in which a run is open.
+        event: what is about to happen.
+        releases: how often.
+        price: the accountant.
+
+    Returns:
+        The two figures for `Intent`.
+
+    Raises:
+        BrokenChainError: no client's run is open.
+    """
+    registered = history.registered_charges
+    spend = spend_of(
+        charged(history.charges, event, releases),
+        history.plan_delta,
+        registered,
+        price,
+    )
+    lifetime = charged(history.lifetime, event, releases)
+    pld, _ = price(lifetime, history.cap_delta, registered)
+    return spend, history.lifetime_of(lifetime, pld)
 
 
 class Pricing:
@@ -74,33 +104,26 @@ class Pricing:
         self._price = price
         self._known: dict[tuple[Charges, Decimal, int], tuple[Decimal, Decimal]] = {}
 
-    def check(self, spend: Spend, charges: Charges, rounds: int) -> None:
+    def check(self, spend: Spend | Lifetime, charges: Charges, registered: int) -> None:
         """Compute an epsilon again.
+
+        What the filter counts of a lifetime is checked with its record, by `History`.
 
         Raises:
             DisagreementError: it is not the recorded one, or has no price.
         """
-        key = (charges, spend.delta, rounds)
+        key = (charges, spend.delta, registered)
         if key not in self._known:
             try:
                 self._known[key] = self._price(*key)
             except (PrivacyError, ArithmeticError, ValueError):
                 msg = "the accountant has no price for what is charged"
                 raise DisagreementError(msg) from None
-        if self._known[key] != (spend.epsilon_pld, spend.epsilon_rdp):
+        pld, rdp = self._known[key]
+        other = rdp if isinstance(spend, Spend) else spend.epsilon_rdp
+        if (pld, other) != (spend.epsilon_pld, spend.epsilon_rdp):
             msg = "the recorded epsilon is not what its charges cost"
             raise DisagreementError(msg)
-
-
-def _priced(event: Event) -> accountant.Event:
-    return accountant.draw_event(
-        sampling_rate=event.sampling_rate,
-        variance=event.noise_variance,
-        norm_bound=event.norm_bound,
-        statistic_variance=event.statistic_variance,
-        statistic_norm_bound=event.statistic_norm_bound,
-        inner_steps=event.inner_steps,
-    )
 
 
 def _renyi_alone(charges: Charges, delta: Fraction) -> Decimal:
@@ -109,13 +132,6 @@ def _renyi_alone(charges: Charges, delta: Fraction) -> Decimal:
         return INFINITE
     event, count = charges[0]
     try:
-        return _rounded(accountant.epsilon_rdp(_priced(event), count, delta))
+        return rounded_up(renyi.epsilon_rdp(priced(event), count, delta))
     except UnsupportedEventError:
         return INFINITE
-
-
-def _rounded(epsilon: float) -> Decimal:
-    if not math.isfinite(epsilon):
-        return INFINITE
-    step = Decimal(1).scaleb(-DECIMALS)
-    return Decimal(epsilon).quantize(step, rounding=ROUND_CEILING)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, TypeAlias
 
-from privacy.ledger.codes import Reason, Status
+from privacy.ledger.codes import Claim, Reason, Status
 from privacy.ledger.fields import (
     BigInteger,
     Count,
@@ -22,6 +22,7 @@ from privacy.ledger.fields import (
     Names,
     Number,
     Object,
+    Order,
     Positive,
     Rate,
     Software,
@@ -56,7 +57,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Spend:
-    """What some charges cost together.
+    """What charges of one run cost together.
 
     Attributes:
         charges: how many events are charged.
@@ -71,8 +72,30 @@ class Spend:
     epsilon_rdp: Number
 
 
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """What all charges in a ledger cost together, over all its runs.
+
+    Attributes:
+        charges: how many events are charged.
+        delta: the cap's.
+        epsilon_pld: by the privacy loss distribution, as if every run had been fixed in
+            advance.
+        epsilon_rdp: what the filter counts: by Renyi divergence at `cap_order` alone.
+        claimed: which of them is held against the cap. It is `pld` while the ledger
+            holds one run, unless that is infinite, and `rdp` from the second run on.
+    """
+
+    charges: Count
+    delta: Number
+    epsilon_pld: Number
+    epsilon_rdp: Number
+    claimed: Annotated[Claim, choice(Claim)]
+
+
 _EVENT = nested(Event)
 _SPEND = nested(Spend)
+_LIFETIME = nested(Lifetime)
 _REASON = choice(Reason)
 
 
@@ -90,8 +113,11 @@ class ClientOpened:
         roster: raw public key of every party, "server" among them.
         data: random handle of the data set, never a hash of it; the same in every
             run that one ledger holds.
-        cap_epsilon: most that this ledger may ever spend, over all its runs.
-        cap_delta: at which that epsilon is priced.
+        cap_epsilon: most that this ledger may ever spend, over all its runs. A later
+            run may register another one.
+        cap_delta: at which that epsilon is priced; the same in every run.
+        cap_order: the Renyi order of the filter that guards the cap; the same in every
+            run, and decided by the first one's terms.
     """
 
     kind: ClassVar[str] = "opened"
@@ -103,6 +129,7 @@ class ClientOpened:
     data: Handle
     cap_epsilon: Number
     cap_delta: Number
+    cap_order: Order
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +153,7 @@ class Intent:
         event: what is about to happen.
         releases: how many times; each has a draw of its own.
         spend: of this run with this charge, at the plan's delta.
-        lifetime: of all runs in this ledger with this charge, at the cap's delta.
+        lifetime: of all runs in this ledger with this charge.
     """
 
     kind: ClassVar[str] = "intent"
@@ -135,7 +162,7 @@ class Intent:
     event: Annotated[Event, _EVENT]
     releases: Positive
     spend: Annotated[Spend, _SPEND]
-    lifetime: Annotated[Spend, _SPEND]
+    lifetime: Annotated[Lifetime, _LIFETIME]
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +288,7 @@ class ClientClosed:
     aborted: Count
     missed: Count
     spend: Annotated[Spend, _SPEND]
-    lifetime: Annotated[Spend, _SPEND]
+    lifetime: Annotated[Lifetime, _LIFETIME]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from privacy.ledger.chain import Entry, read_chain
+from privacy.ledger.codes import Claim
 from privacy.ledger.fields import decimal_text
+from privacy.ledger.history import claimed_epsilon
 from privacy.ledger.records import (
     Aborted,
     ClientClosed,
@@ -13,6 +15,7 @@ from privacy.ledger.records import (
     Commit,
     Intent,
     Joined,
+    Lifetime,
     Outcome,
     Published,
     Record,
@@ -65,10 +68,11 @@ def _of_client(record: Record) -> str:
             return (
                 f"run {record.run.hex()}, plan {_short(record.plan_digest)},"
                 f" cap epsilon {decimal_text(record.cap_epsilon)}"
-                f" at delta {decimal_text(record.cap_delta)}"
+                f" at delta {decimal_text(record.cap_delta)},"
+                f" filter at order {record.cap_order}"
             )
         case Intent():
-            return _spent(record.spend)
+            return _spent(record.spend) + _of_all_runs(record.spend, record.lifetime)
         case Commit():
             return (
                 f"{record.length} words of {record.modulus_bits} bits,"
@@ -81,6 +85,7 @@ def _of_client(record: Record) -> str:
             return (
                 f"{record.published} published, {record.aborted} aborted,"
                 f" {record.missed} missed; {_spent(record.spend)}"
+                f"{_of_all_runs(record.spend, record.lifetime)}"
             )
     return ""
 
@@ -120,6 +125,19 @@ def _spent(spend: Spend) -> str:
     return (
         f"charge {spend.charges}: epsilon {decimal_text(spend.epsilon_pld)} (PLD),"
         f" {decimal_text(spend.epsilon_rdp)} (RDP) at delta {decimal_text(spend.delta)}"
+    )
+
+
+def _of_all_runs(spend: Spend, lifetime: Lifetime) -> str:
+    """The ledger's whole spend, where it is not that of this one run."""
+    same = (spend.charges, spend.delta) == (lifetime.charges, lifetime.delta)
+    if same and lifetime.claimed is Claim.PLD:
+        return ""
+    by = "by PLD" if lifetime.claimed is Claim.PLD else "as the filter counts"
+    return (
+        f"; of all runs: charge {lifetime.charges}, epsilon"
+        f" {decimal_text(claimed_epsilon(lifetime))} {by}"
+        f" at delta {decimal_text(lifetime.delta)}"
     )
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
 from privacy.errors import MalformedMessageError
-from privacy.ledger.fields import codecs, from_object
+from privacy.ledger.fields import codecs, decimal_text, from_object
 from privacy.ledger.records import Event
-from privacy.plan import MAX_CLIENTS, PLAN_FORMAT, SERVER, threshold
+from privacy.plan import LOCAL, MAX_CLIENTS, PLAN_FORMAT, SERVER, threshold
 from privacy.wire import MAX_JSON_INTEGER, Json
 
 _MAX_DECIMAL_CHARACTERS = 64
@@ -27,24 +27,34 @@ class Terms:
     Attributes:
         unit: what the guarantee protects.
         rounds: rounds registered.
+        local_steps: events that one round charges.
         epsilon: target.
         delta: target.
-        event: what one round charges.
+        events: what a client is charged for one draw, by its name.
         modulus_bits: residues are modulo two to this power.
         min_survivors: fewest clients in a published sum.
         colluders: clients that may side with the server.
-        clients: names of the cohort.
     """
 
     unit: str
     rounds: int
+    local_steps: int
     epsilon: Decimal
     delta: Decimal
-    event: Event
+    events: Mapping[str, Event]
     modulus_bits: int
     min_survivors: int
     colluders: int
-    clients: frozenset[str]
+
+    @property
+    def clients(self) -> frozenset[str]:
+        """Names of the cohort."""
+        return frozenset(self.events)
+
+    @property
+    def registered_charges(self) -> int:
+        """Events that one client is charged over the whole run."""
+        return self.rounds * self.local_steps
 
     @property
     def parties(self) -> frozenset[str]:
@@ -69,7 +79,10 @@ def read_terms(plan: Mapping[str, Json]) -> Terms:
     if plan.get("format") != PLAN_FORMAT:
         msg = f"a plan that is not of the format {PLAN_FORMAT}"
         raise MalformedMessageError(msg)
-    event = {name: plan.get(name) for name in codecs(Event)}
+    local_steps = _positive(plan, "local_steps")
+    if plan.get("trust") != LOCAL and (local_steps, plan.get("inner_steps")) != (1, 1):
+        msg = "a plan of several steps without local trust"
+        raise MalformedMessageError(msg)
     unit = plan.get("unit")
     if not isinstance(unit, str):
         msg = "a plan without a unit"
@@ -77,13 +90,13 @@ def read_terms(plan: Mapping[str, Json]) -> Terms:
     return Terms(
         unit=unit,
         rounds=_positive(plan, "rounds"),
+        local_steps=local_steps,
         epsilon=_decimal(plan, "epsilon"),
         delta=_decimal(plan, "delta"),
-        event=from_object(Event, event),
+        events=_events(plan),
         modulus_bits=_positive(plan, "modulus_bits"),
         min_survivors=_positive(plan, "min_survivors"),
         colluders=_whole(plan, "colluders", 0),
-        clients=_clients(plan),
     )
 
 
@@ -109,18 +122,27 @@ def _decimal(plan: Mapping[str, Json], name: str) -> Decimal:
         # A huge exponent would make comparing it a denial of service.
         if value.is_nan() or value <= 0 or abs(value.adjusted()) > _MAX_EXPONENT:
             raise InvalidOperation
+        # A plan has one text, and so has each of its numbers.
+        if decimal_text(value) != text or (name == "delta" and value >= 1):
+            raise InvalidOperation
     except InvalidOperation:
         msg = f"a plan without a decimal {name!r} above 0"
         raise MalformedMessageError(msg) from None
     return value
 
 
-def _clients(plan: Mapping[str, Json]) -> frozenset[str]:
+def _events(plan: Mapping[str, Json]) -> Mapping[str, Event]:
+    """What each client's draw costs: the plan's terms, and the client's own rate."""
+    shared = {name: plan.get(name) for name in codecs(Event)}
     clients = plan.get("clients")
+    events: dict[str, Event] = {}
     names: list[str] = []
     for client in clients if isinstance(clients, list) else []:
         name = client.get("name") if isinstance(client, dict) else None
-        names += [name] if isinstance(name, str) else []
+        if isinstance(client, dict) and isinstance(name, str):
+            own = shared | {"sampling_rate": client.get("sampling_rate")}
+            events[name] = from_object(Event, own)
+            names.append(name)
     if (
         not isinstance(clients, list)
         or not 0 < len(names) <= MAX_CLIENTS
@@ -130,4 +152,4 @@ def _clients(plan: Mapping[str, Json]) -> frozenset[str]:
     ):
         msg = "a plan without a sorted list of named clients"
         raise MalformedMessageError(msg)
-    return frozenset(names)
+    return events

@@ -18,12 +18,13 @@ from privacy.errors import (
     LedgerError,
     PrivacyError,
 )
-from privacy.ledger.chain import Entry, Problem, read_chain
+from privacy.ledger.chain import Entry, Problem, read_chain, split_lines
 from privacy.ledger.codes import Role
 from privacy.ledger.history import History
 from privacy.ledger.payload import Header
 from privacy.ledger.pricing import Price, Pricing, price_charges
 from privacy.ledger.records import ClientClosed, ClientOpened, Intent, ServerOpened
+from privacy.ledger.remembered import EMPTY, HEAD_SUFFIX, load_head
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,10 @@ class VerifiedLedger:
     history: History
     head: bytes
 
+    def runs_until(self, last: Run) -> tuple[Run, ...]:
+        """The runs up to this one, which is among them."""
+        return self.runs[: self.runs.index(last) + 1]
+
 
 def verify_ledger(
     source: Path | bytes,
@@ -97,6 +102,32 @@ def verify_ledger(
     return ledger
 
 
+def read_history(path: Path, key: VerifyKey | None, party: str) -> History:
+    """What a ledger says, without a lock, a price computed again or a byte written.
+
+    Args:
+        path: the file; beside it lies its remembered head.
+        key: whose signature is asked for, as for `verify_ledger`.
+        party: whose ledger it has to be.
+
+    Raises:
+        LedgerError: the chain or a record is wrong, or lines that were acknowledged
+            are gone.
+    """
+    data = read_file(path, path.name)
+    lines, torn = split_lines(data)
+    whole = data[: len(data) - len(torn)]
+    ledger, problems = examine(whole, path.name, key, None, closed=False, party=party)
+    if ledger is None:
+        raise problems[0].as_error()
+    head = load_head(path.with_name(path.name + HEAD_SUFFIX)) or EMPTY
+    # Whoever writes it at this moment is between a line and its acknowledgement.
+    if not len(lines) - 1 <= head.records <= len(lines):
+        msg = f"{path.name} is not as long as its remembered head says; restore both"
+        raise BrokenChainError(msg)
+    return ledger.history
+
+
 def read_file(path: Path, file: str) -> bytes:
     """The bytes of a regular file.
 
@@ -116,12 +147,12 @@ def examine(
     data: bytes,
     file: str,
     key: VerifyKey | None,
-    pricing: Pricing,
+    pricing: Pricing | None,
     *,
     closed: bool,
     party: str | None = None,
 ) -> tuple[VerifiedLedger | None, tuple[Problem, ...]]:
-    """Check one ledger and collect all that is wrong.
+    """Check one ledger and collect all that is wrong; without prices where None.
 
     Returns:
         The ledger if nothing is wrong, else None, and the problems in order.
@@ -139,7 +170,8 @@ def examine(
     for entry in entries:
         try:
             following = history.after(entry.header, entry.record)
-            _check_prices(following, entry, pricing)
+            if pricing is not None:
+                _check_prices(following, entry, pricing)
             _check_signer(entry.header, following, chain.key)
         except PrivacyError as error:
             kind = type(error) if isinstance(error, LedgerError) else DisagreementError
@@ -165,8 +197,9 @@ def examine(
 def _check_prices(history: History, entry: Entry, pricing: Pricing) -> None:
     record = entry.record
     if isinstance(record, Intent) and history.terms is not None:
-        pricing.check(record.spend, history.charges, history.terms.rounds)
-        pricing.check(record.lifetime, history.lifetime, history.terms.rounds)
+        registered = history.terms.registered_charges
+        pricing.check(record.spend, history.charges, registered)
+        pricing.check(record.lifetime, history.lifetime, registered)
 
 
 def _check_signer(header: Header, history: History, key: VerifyKey) -> None:

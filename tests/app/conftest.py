@@ -3,6 +3,7 @@
 import pytest
 
 from tests.app.federation import Federation
+from tests.app.sites import Sites
 
 
 @pytest.fixture
@@ -16,3 +17,11 @@ def federation(tmp_path):
     yield make
     for one in made:
         one.close()
+
+
+@pytest.fixture
+def sites(tmp_path):
+    made = Sites(tmp_path)
+    yield made
+    for ledger in made.open_ledgers:
+        ledger.close()

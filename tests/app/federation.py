@@ -9,17 +9,18 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import torch
 
+from fgrpo_secure.budget import open_client_ledger
 from fgrpo_secure.checkpoint import Checkpoint, write_checkpoint
 from fgrpo_secure.client import Client
 from fgrpo_secure.config import load_config
 from fgrpo_secure.errors import FgrpoError
+from fgrpo_secure.folders import RunFolder
 from fgrpo_secure.grpo import adapter
 from fgrpo_secure.job import make_plan
 from fgrpo_secure.learner import Learner
 from fgrpo_secure.secrets import identity_key, private_directory
 from fgrpo_secure.server import Server
 from fgrpo_secure.server_optimizer import OptimizerState
-from fgrpo_secure.site import RunFolder, open_client_ledger
 from fgrpo_secure.task import load_run_policy, load_task
 from privacy.errors import PrivacyError
 from privacy.ledger import Ledger, Role, ServerOpened, write_key_file

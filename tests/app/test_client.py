@@ -323,7 +323,7 @@ def test_a_layer_that_gets_no_gradient_is_an_error_and_not_a_silence(
     """Training on would spend epsilon on a tensor that never changes."""
     one = federation(names=TRIO)
 
-    def without(tensor):
+    def without(name, tensor):
         raise ModelError("got no gradient", "leave it out")
 
     monkeypatch.setattr("fgrpo_secure.grpo.gradient._grad_sample", without)

@@ -14,8 +14,8 @@ from fgrpo_secure.gain import (
     gain,
     updated,
 )
-from privacy.plan import WEIGHT_ONE, ClientTerms, Weighting
-from tests.plans import NO_STATISTIC, SIZE, UNIFORM, make_plan
+from privacy.plan import WEIGHT_ONE, Weighting
+from tests.plans import NO_STATISTIC, SIZE, UNIFORM, cohort, make_plan
 
 GAINS = ("relative", "zscore", "logit")
 means = st.floats(-3, 3)
@@ -154,10 +154,7 @@ def test_a_decay_of_0_remembers_the_last_round_alone():
     assert updated(terms, Baseline(0.4, 1.0), 0.8, 0.0).mean == 0.8
 
 
-SIZES = tuple(
-    ClientTerms(name, units)
-    for name, units in zip(("a", "b", "c"), (50, 100, 200), strict=True)
-)
+SIZES = cohort(50, 100, 200, names=("a", "b", "c"))
 
 
 def fixed(rule):
@@ -177,7 +174,7 @@ def test_uniform_makes_every_clients_expected_batch_count_alike():
 
 
 def test_uniform_never_gives_a_weight_of_0():
-    sizes = (ClientTerms("a", 1), ClientTerms("b", 10**6), ClientTerms("c", 10**6))
+    sizes = cohort(1, 10**6, 10**6, names=("a", "b", "c"))
     changes = {"sampling_rate": Fraction(1, 10**4), "delta": "0.00000001"}
     plan = make_plan(
         clients=sizes, weighting=UNIFORM, min_survivors=2, **NO_STATISTIC, **changes

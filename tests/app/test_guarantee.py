@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from decimal import Decimal
 from fractions import Fraction
 from statistics import NormalDist
 
@@ -17,8 +16,7 @@ from fgrpo_secure.guarantee import (
     attack_on,
     explain,
 )
-from privacy.contribution import registered_event
-from privacy.ledger import spend_of
+from privacy.contribution import registered_spend
 from tests.plans import make_plan
 
 NORMAL = NormalDist()
@@ -86,13 +84,12 @@ def test_more_promises_never_help_an_attacker():
 
 def test_the_bound_of_a_plan_is_tighter_than_its_one_epsilon_and_never_too_tight():
     plan = make_plan()
-    charges = ((registered_event(plan), plan.rounds),)
-    claim = spend_of(charges, Decimal(plan.delta), plan.rounds).epsilon_pld
+    claim = registered_spend(plan, plan.most_exposed).epsilon_pld
     stated = attack_bound([(float(claim), float(plan.delta))])
     found = attack_on(plan)
     assert found.accuracy < stated.accuracy
     # Every unit drawn in one round: the exact test of one Gaussian is known.
-    whole = replace(plan, sampling_rate=Fraction(1), rounds=1)
+    whole = make_plan(sampling_rate=Fraction(1), rounds=1)
     multiplier = whole.noise_multiplier
     statistic = whole.statistic_variance**0.5 / whole.statistic_norm_bound
     mean = math.hypot(1 / multiplier, 1 / statistic)

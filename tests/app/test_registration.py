@@ -14,9 +14,9 @@ from fgrpo_secure.registration import (
     recipe_digest,
     register,
 )
-from privacy.contribution import registered_event
+from privacy.contribution import registered_spend
 from privacy.errors import PlanMismatchError, RefusalError
-from privacy.ledger import claimed_epsilon, spend_of
+from privacy.ledger import claimed_epsilon
 
 SIZES = {"count": 3000, "shift": 3000, "sort": 2000, "sums": 3000}
 DIMENSION = 2304
@@ -44,9 +44,42 @@ def test_the_plan_carries_the_terms_of_the_configuration(plan):
 
 
 def test_the_noise_meets_the_target_and_wastes_little_of_it(plan):
-    event, delta = registered_event(plan), Decimal(plan.delta)
-    whole = spend_of(((event, plan.rounds),), delta, plan.rounds)
+    whole = registered_spend(plan, plan.most_exposed)
     assert Decimal("7.99") < claimed_epsilon(whole) <= 8
+
+
+LOCAL = ("privacy.trust=local", "privacy.rounds=4", "privacy.local_steps=3")
+
+
+@pytest.mark.parametrize(
+    "overrides", [LOCAL, (*LOCAL, "privacy.inner_steps=2")], ids=["local", "inner"]
+)
+def test_the_noise_of_local_trust_meets_the_target_over_all_steps(plan, overrides):
+    found = registered(*overrides)
+    whole = registered_spend(found, found.most_exposed)
+    assert whole.charges == 12
+    assert Decimal("7.99") < claimed_epsilon(whole) <= 8
+    # Every client adds all of it, where a share of two would be half.
+    assert found.noise_share_variance == found.noise_variance
+    assert found.noise_variance >= plan.noise_variance
+
+
+def test_as_many_draws_in_fewer_rounds_cost_the_same(plan):
+    found = registered(*LOCAL)
+    assert found.noise_variance == plan.noise_variance
+
+
+def test_the_noise_is_made_for_the_client_with_the_largest_rate(plan):
+    slow = registered("client.sums.sampling_rate=0.01")
+    assert slow.noise_variance == plan.noise_variance
+    claims = {name: claimed_epsilon(registered_spend(slow, name)) for name in SIZES}
+    assert claims["sums"] < 4
+    assert 7 < claims["count"] <= 8
+    assert slow.most_exposed == "count"
+    fast = registered("client.sums.sampling_rate=0.2")
+    assert fast.most_exposed == "sums"
+    assert Decimal("7.99") < claimed_epsilon(registered_spend(fast, "sums")) <= 8
+    assert fast.noise_variance > plan.noise_variance
 
 
 def test_equal_configurations_give_equal_digests(plan):
@@ -127,8 +160,7 @@ def test_an_infinite_epsilon_registers_no_noise_and_has_no_price(rule):
     assert (found.epsilon, found.promises_privacy) == ("infinity", False)
     assert (found.noise_variance, found.statistic_variance) == (0, 0)
     assert (found.statistic_norm_bound > 0) == (rule == "fgrpo")
-    event, delta = registered_event(found), Decimal(found.delta)
-    assert claimed_epsilon(spend_of(((event, 1),), delta, 1)).is_infinite()
+    assert claimed_epsilon(registered_spend(found, "sums")).is_infinite()
 
 
 def test_less_epsilon_means_more_noise(plan):
@@ -139,7 +171,6 @@ def test_less_epsilon_means_more_noise(plan):
     "override",
     [
         "privacy.delta=0.001",
-        "privacy.trust=local",
         "privacy.epsilon=0.000001",
         "privacy.epsilon=1e400",
         "privacy.delta=1e-400",
@@ -207,3 +238,11 @@ def test_the_largest_numbers_of_a_configuration_can_be_written_down():
     )
     assert plan.max_prompts_per_unit == MOST
     assert len(plan.digest) == 64
+
+
+@pytest.mark.parametrize("key", ["local_steps", "inner_steps"])
+def test_several_steps_under_one_noise_cannot_be_configured(key):
+    with pytest.raises(ConfigurationError) as caught:
+        registered(f"privacy.{key}=2")
+    assert key in caught.value.what
+    assert 'trust = "local"' in str(caught.value)

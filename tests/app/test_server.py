@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from fgrpo_secure import learner as learner_module
 from fgrpo_secure import server as server_module
-from fgrpo_secure.errors import StateError
+from fgrpo_secure.errors import ModelError, StateError
 from fgrpo_secure.grpo import adapter
 from fgrpo_secure.server import mean_gradient
 from fgrpo_secure.terms import adapter_digest
@@ -12,11 +13,11 @@ from privacy import contribution as door
 from privacy.codec import encode, weight_coordinate
 from privacy.contribution import Contribution
 from privacy.ledger import verify_run
-from privacy.plan import SERVER, WEIGHT_ONE, ClientTerms
+from privacy.plan import SERVER, WEIGHT_ONE
 from privacy.wire import Reader
 from tests.app.federation import PHASES, Crash
 from tests.plans import NAMES as PLANNED
-from tests.plans import make_plan
+from tests.plans import cohort, make_plan
 
 GONE = "sums"
 
@@ -93,10 +94,7 @@ def test_a_round_moves_the_adapter_and_leaves_its_frozen_half(federation):
 
 
 def test_the_quotient_of_the_sums_is_the_weighted_mean_of_the_clipped_gradients():
-    sizes = tuple(
-        ClientTerms(name, units)
-        for name, units in zip(PLANNED, (30, 40, 10, 20), strict=True)
-    )
+    sizes = cohort(30, 40, 10, 20, names=PLANNED)
     plan = make_plan(clients=sizes, norm_bound=2**15, noise_variance=2**32)
     generator = np.random.Generator(np.random.PCG64(5))
     weights = dict(zip(PLANNED, (WEIGHT_ONE, 40_000, 30_000, 21_846), strict=True))
@@ -337,3 +335,122 @@ def test_a_server_closes_its_run_once(federation):
     one.server.close()
     assert one.kinds(SERVER).count("closed") == 1
     assert one.last(SERVER, "closed")["published"] == 1
+
+
+# A step that does not move every trained tensor.
+
+
+def stopped(one, number=1):
+    """Run a round that ends the run, and hold the ledgers to what that means."""
+    with pytest.raises(ModelError) as caught:
+        one.round(number)
+    assert caught.value.exit_code == 4
+    assert "begin a new run in another folder" in caught.value.fix
+    assert one.kinds(SERVER)[-1] == "aborted"
+    assert one.last(SERVER, "aborted")["reason"] == "stopped"
+    assert one.last(SERVER, "aborted")["dropouts"] == []
+    for name in one.names:
+        outcome = one.last(name, "outcome")
+        # The sum was opened, so a client can only say that it has no adapter of it.
+        assert (outcome["status"], outcome["reason"]) == ("missed", "server_aborted")
+        assert one.kinds(name).count("intent") == number
+    assert len(one.exchange.payloads("published")) == (number - 1) * len(one.names)
+    return caught.value
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_rate_too_small_for_float32_stops_the_run_after_one_round(
+    federation, optimizer
+):
+    one = federation(server={"optimizer": optimizer, "learning_rate": 1e-14})
+    start = one.server.adapter
+    error = stopped(one)
+    assert "round 1 left the adapter of" in error.what
+    assert "learning_rate" in error.fix
+    assert one.server.adapter == start
+    # Whoever goes on with the run is told the same, and nothing more is charged.
+    for attempt in (lambda: one.round(2), one.restart_server, one.restart_server):
+        with pytest.raises(ModelError) as again:
+            attempt()
+        assert str(again.value) == str(error)
+    assert all(one.kinds(name).count("intent") == 1 for name in one.names)
+    # The refused process had opened the ledger anew.
+    one.server._ledger = one.ledgers[SERVER]
+    verified(one)
+
+
+def test_one_tensor_that_stays_as_it_was_stops_the_run_and_is_named(
+    federation, monkeypatch
+):
+    one = federation()
+    one.round(1)
+    names = adapter.trainable_names(one.policy.model)
+    (victim, *others) = names
+    size = adapter.trainable_tensors(one.policy.model)[0].numel()
+
+    def partly(settings, state, parameters, gradient):
+        state, moved = step(settings, state, parameters, gradient)
+        moved[:size] = parameters[:size]
+        return state, moved
+
+    step = server_module.step
+    monkeypatch.setattr(server_module, "step", partly)
+    error = stopped(one, 2)
+    assert f"the adapter of {adapter.layers_of([victim])} as it was" in error.what
+    assert not any(adapter.layers_of([name]) in error.what for name in others)
+    assert one.kinds(SERVER).count("published") == 1
+    verified(one)
+
+
+def test_a_step_to_numbers_that_are_not_finite_stops_the_run(federation, monkeypatch):
+    one = federation()
+
+    def far(settings, state, parameters, gradient):
+        state, moved = step(settings, state, parameters, gradient)
+        moved[-1] = np.inf
+        return state, moved
+
+    step = server_module.step
+    monkeypatch.setattr(server_module, "step", far)
+    error = stopped(one)
+    assert "not finite" in error.what
+    assert "Lower [server] learning_rate" in error.fix
+    verified(one)
+
+
+def test_a_process_that_dies_while_it_stops_does_not_go_on_later(
+    federation, monkeypatch
+):
+    one = federation(server={"learning_rate": 1e-14})
+
+    def dies(*arguments):
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one.server, "_abandon", dies)
+        with pytest.raises(Crash):
+            one.round(1)
+    with pytest.raises(ModelError, match="as it was"):
+        one.restart_server()
+    assert one.last(SERVER, "aborted")["reason"] == "interrupted"
+    assert all(one.kinds(name).count("intent") == 1 for name in one.names)
+
+
+def test_without_noise_a_round_of_equal_rewards_goes_on(federation, monkeypatch):
+    """Its sum is zero, which says nothing of any tensor."""
+    monkeypatch.setattr(
+        learner_module,
+        "group_advantages",
+        lambda rewards, scale: np.zeros(rewards.shape),
+    )
+    one = federation(privacy={"epsilon": float("inf"), "rounds": 2})
+    start = one.server.adapter
+    assert one.round(1).published
+    assert one.server.adapter == start
+    verified(one)
+    # With a gradient it is held to the rule: a rate that moves nothing stops it.
+    monkeypatch.undo()
+    two = federation(
+        privacy={"epsilon": float("inf"), "rounds": 2}, server={"learning_rate": 1e-14}
+    )
+    assert "as it was" in stopped(two).what

@@ -1,17 +1,24 @@
 """What a client learns from: loaded once, tried once, refused without its text."""
 
 import json
+from dataclasses import replace
 
 import pytest
+import torch
 
+from fgrpo_secure import task as task_module
 from fgrpo_secure.cli import main
 from fgrpo_secure.config import load_config
 from fgrpo_secure.errors import (
     ConfigurationError,
     DataError,
     FgrpoError,
+    ModelError,
     RewardError,
 )
+from fgrpo_secure.grpo.policy import make_policy
+from fgrpo_secure.job import make_plan
+from fgrpo_secure.site import open_site
 from fgrpo_secure.task import (
     gradient_settings,
     load_run_policy,
@@ -20,7 +27,7 @@ from fgrpo_secure.task import (
     public_size,
     rollout_settings,
 )
-from tests.app.federation import edit_rows
+from tests.app.federation import RUN, edit_rows
 from tests.end_to_end.program import UNITS, write_config
 
 
@@ -158,3 +165,41 @@ def test_several_rewards_are_weighted(given, policy):
     assert task.rewards.range == (-2.0, 1.0)
     columns = {"answer": ["1"], "note": ["x"]}
     assert task.rewards.score(["p"], ["c"], columns).tolist() == [0.0]
+
+
+# A model of which a tensor would not learn.
+
+
+@pytest.fixture
+def spare_layer(policy, monkeypatch):
+    """Models have one layer more, with an adapter, that no forward pass uses."""
+    plain = task_module.load_policy
+
+    def load(base, lora, **where):
+        model = plain(base, lora, **where).model.unload()
+        width = model.config.hidden_size
+        model.model.layers[1].self_attn.spare = torch.nn.Linear(width, width)
+        names = (*lora.target_modules, "spare")
+        return make_policy(model, policy.tokenizer, replace(lora, target_modules=names))
+
+    monkeypatch.setattr(task_module, "load_policy", load)
+
+
+def test_a_layer_that_no_pass_uses_stops_a_site_before_anything_is_charged(
+    federation, request
+):
+    one = federation()
+    request.getfixturevalue("spare_layer")
+    with pytest.raises(ModelError) as caught:
+        open_site(one.config, one.plan, one.folder, one.names, RUN, lambda *_: None)
+    assert "model.layers.1.self_attn.spare gets no gradient" in caught.value.what
+    assert "target_modules" in caught.value.fix
+    assert caught.value.exit_code == 4
+    for name in one.names:
+        assert one.kinds(name) == ["opened"]
+
+
+def test_no_plan_is_made_of_it_either(given, spare_layer):
+    config, _ = load_config(str(given))
+    with pytest.raises(ModelError, match="gets no gradient"):
+        make_plan(config)

@@ -113,15 +113,18 @@ def test_a_choice_of_tokens_that_moves_with_the_slot_is_found(tiny_policy, monke
         verify_locality(tiny_policy(), rollout, gradient)
 
 
-def test_a_gradient_that_moves_in_its_last_bits_is_found(tiny_policy, monkeypatch):
+@pytest.mark.parametrize("what", ["gradient", "log-probabilities"])
+def test_a_pass_that_moves_in_its_last_bits_is_found(tiny_policy, monkeypatch, what):
     def coupled(logits, *args, **kwargs):
         slots = torch.arange(len(logits))[:, None, None]
-        return packed_logps(logits * (1 + 1e-6 * slots), *args, **kwargs)
+        if logits.requires_grad == (what == "gradient"):
+            logits = logits * (1 + 1e-6 * slots)
+        return packed_logps(logits, *args, **kwargs)
 
     monkeypatch.setattr("fgrpo_secure.grpo.gradient.packed_logps", coupled)
     policy = tiny_policy()
     before = read_vector(policy.model)
-    with pytest.raises(ModelError, match="gradient changed"):
+    with pytest.raises(ModelError, match=f"{what} changed"):
         verify_locality(policy, *settings(4))
     assert read_vector(policy.model).tobytes() == before.tobytes()
 
@@ -146,4 +149,5 @@ def test_every_pass_of_the_probe_is_over_a_full_micro_batch(
     for user in ("gradient", "rollout"):
         monkeypatch.setattr(f"fgrpo_secure.grpo.{user}.microbatches", recorded)
     verify_locality(tiny_policy(), *settings(4, prompt))
-    assert taken == [4] * 12
+    # Two widths in three arrangements: generated, looked up and differentiated.
+    assert taken == [4] * 18

@@ -13,7 +13,8 @@ import pytest
 from mpmath import mp
 from scipy.special import log_ndtr, ndtr
 
-from privacy.accountant import Event, rdp_curve, transferred_multiplier
+from privacy.events import Event, combined_multiplier, transferred_multiplier
+from privacy.renyi import rdp_curve
 
 REACH = 60
 ORDERS = (2, 3, 5, 16)
@@ -61,6 +62,36 @@ def test_theorem_1_holds_exactly_at_integer_orders(shift, variance, rate):
         stated = curve[order - 2]
         assert renyi(mixed, absent, order) == pytest.approx(stated, rel=1e-9)
         assert renyi(absent, mixed, order) <= stated * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("shift", "variance", "statistic_shift", "statistic_variance"),
+    [(1, 1.0, 1, 25.0), (3, 4.0, -1, 4.0), (2, 0.5, 1, 1.0)],
+)
+@pytest.mark.parametrize("rate", ["1/100", "1/2"])
+def test_two_releases_on_one_draw_have_the_divergence_of_their_one_event(
+    shift, variance, statistic_shift, statistic_variance, rate
+):
+    first = enumerated((shift,), variance)
+    second = enumerated((statistic_shift,), statistic_variance)
+    absent, present = (
+        np.add.outer(*pair).ravel() for pair in zip(first, second, strict=True)
+    )
+    mixed = mixture(absent, present, float(Fraction(rate)))
+    multiplier = combined_multiplier(
+        math.sqrt(variance) / shift, math.sqrt(statistic_variance) / statistic_shift
+    )
+    curve = rdp_curve(Event(Fraction(rate), multiplier))
+    for order in ORDERS[:3]:
+        stated = curve[order - 2]
+        assert renyi(mixed, absent, order) == pytest.approx(stated, rel=1e-9)
+        assert renyi(absent, mixed, order) <= stated * (1 + 1e-9)
+        # As two draws they would seem to cost less: one draw holds both or neither.
+        apart = sum(
+            renyi(mixture(*release, float(Fraction(rate))), release[0], order)
+            for release in (first, second)
+        )
+        assert apart < stated
 
 
 def test_at_a_fractional_order_the_discrete_noise_leaks_more_than_the_continuous():

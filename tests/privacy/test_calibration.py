@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privacy import calibration
-from privacy.accountant import draw_event, epsilon_pld
+from privacy.accountant import epsilon_pld
 from privacy.calibration import (
     STATISTIC_NORM_BOUND,
     _statistic_variance,
     calibrate,
 )
 from privacy.errors import RefusalError
+from privacy.events import draw_event
 
 PLAN = {
     "epsilon": 8,
@@ -192,3 +193,9 @@ def test_a_target_that_needs_hardly_any_noise_still_gets_some():
     found = calibrate(**PLAN | {"epsilon": 10**7, "statistic_multiplier": None})
     assert found.total_variance > 4
     assert found.epsilon_pld <= 10**7
+
+
+def test_more_rounds_than_can_be_priced_are_refused_with_the_reason():
+    for rounds in (10**7, 2**31 - 1):
+        with pytest.raises(RefusalError, match="register fewer rounds"):
+            calibrate(**PLAN | {"rounds": rounds})

@@ -14,6 +14,7 @@ from privacy.codec import (
     decode,
     encode,
     weight_coordinate,
+    weighted,
 )
 from privacy.errors import RefusalError
 from privacy.randomness import RandomStream
@@ -33,7 +34,9 @@ any_float = st.one_of(
 any_gradient = arrays.arrays(
     np.float64, st.integers(1, 40), elements=any_float, fill=any_float
 )
-any_weight = st.one_of(st.integers(1, WHOLE), st.sampled_from([1, WHOLE]))
+any_weight = st.one_of(
+    st.integers(1, WHOLE), st.sampled_from([1, 2, WHOLE // 2, WHOLE - 1, WHOLE])
+)
 any_bound = st.one_of(st.integers(1, 20), st.integers(1, 2**28))
 any_scale = st.fractions(min_value=Fraction(1, 10**9), max_value=10**12)
 
@@ -71,6 +74,104 @@ def test_no_input_escapes_the_norm_bound(gradient, scale, norm_bound, weight):
 def test_no_float32_input_escapes_the_norm_bound(gradient, weight):
     vector = plain(gradient, weight=weight)
     assert squared_norm(vector) <= ((2**15 * weight) >> 16) ** 2
+
+
+def within(vector, norm_bound, weight):
+    """Whether the norm bound holds, in Python's integers, which cannot wrap."""
+    bound = (norm_bound * weight) >> 16
+    return sum(int(entry) ** 2 for entry in vector) <= bound**2
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.longdouble])
+@pytest.mark.parametrize("weight", [1, 2, 40_000, WHOLE])
+@pytest.mark.parametrize("norm_bound", [1, 2, 100, 2**15, 2**28])
+def test_the_extremes_of_every_float_type_stay_within_the_bound(
+    dtype, weight, norm_bound
+):
+    limits = np.finfo(dtype)
+    numbers = [limits.max, limits.min, limits.tiny, limits.smallest_subnormal, -0.0]
+    for number in numbers:
+        for spike in (*numbers, dtype(1), dtype(np.nan), dtype(np.inf)):
+            gradient = np.full(9, number, dtype)
+            gradient[4] = spike
+            with np.errstate(over="ignore"):
+                vector = plain(gradient, norm_bound=norm_bound, weight=weight)
+            assert vector.dtype == np.int64
+            assert within(vector, norm_bound, weight)
+            if not np.isfinite(spike):
+                assert not vector.any()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from([np.float16, np.float32, np.float64]),
+    st.lists(st.integers(-(2**10), 2**10), min_size=1, max_size=60),
+    st.integers(-1, 1),
+    st.integers(1, 3000),
+    st.sampled_from([1, 2**8, 2**15, WHOLE]),
+)
+def test_coordinates_at_a_rounding_edge_stay_within_the_bound(
+    dtype, halves, side, norm_bound, weight
+):
+    """Every coordinate is half a step from two integers, or the next number to it."""
+    # The codec multiplies by the weight, a power of two, which is exact.
+    edges = (np.array(halves) + 0.5) * (WHOLE // weight)
+    with np.errstate(over="ignore"):
+        gradient = edges.astype(dtype)
+        if side:
+            gradient = np.nextafter(gradient, dtype(side * math.inf))
+    assert within(
+        plain(gradient, norm_bound=norm_bound, weight=weight), norm_bound, weight
+    )
+
+
+@pytest.mark.parametrize("size", [1, 2, 100, 9999])
+def test_edges_that_all_round_up_are_shrunk_below_a_bound_that_they_would_pass(size):
+    """Of about norm D before rounding; then each coordinate gains half a step."""
+    norm_bound = math.isqrt(math.ceil(1.5**2 * size))
+    gradient = np.full(size, 1.5)
+    assert squared_norm(np.rint(gradient).astype(np.int64)) > norm_bound**2
+    assert within(plain(gradient, norm_bound=norm_bound), norm_bound, WHOLE)
+
+
+@settings(max_examples=300, deadline=None)
+@given(any_float, any_scale, any_bound, any_weight)
+def test_one_number_is_rounded_and_cut_off_at_the_bound(
+    number, scale, norm_bound, weight
+):
+    found = encode(
+        np.array([number]), scale=scale, norm_bound=norm_bound, weight=weight
+    )
+    bound = (norm_bound * weight) >> 16
+    if not math.isfinite(number):
+        assert found.tolist() == [0]
+        return
+    exact = Fraction(number) * scale * Fraction(weight, WHOLE)
+    # Floating point may err near a tie, and within a step of the bound it may shrink.
+    nearest = max(-bound, min(bound, exact))
+    assert abs(found[0]) <= bound
+    assert abs(int(found[0]) - nearest) <= Fraction(1, 2) + abs(nearest) / 2**20
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    arrays.arrays(
+        np.float64,
+        st.integers(1, 40),
+        elements=st.one_of(
+            st.floats(-300, 300), st.sampled_from([0.5, 1.5, -2.5, 5e-324, -0.0])
+        ),
+    ),
+    st.integers(2**12, 2**15),
+    any_weight,
+)
+def test_what_is_within_the_bound_is_rounded_and_nothing_else(
+    gradient, norm_bound, weight
+):
+    wanted = np.rint(gradient * (weight / WHOLE)).astype(np.int64)
+    assume(within(wanted, norm_bound, weight))
+    vector = plain(gradient, norm_bound=norm_bound, weight=weight)
+    assert np.array_equal(vector, wanted)
 
 
 def test_the_float_clip_alone_would_escape_it():
@@ -222,6 +323,41 @@ def test_the_weight_coordinate_of_whole_weights_is_exact():
     assert weight_coordinate(WHOLE, WHOLE) == WHOLE
     assert weight_coordinate(12345, WHOLE) == 12345
     assert weight_coordinate(WHOLE, 777) == 777
+
+
+@settings(deadline=None)
+@given(any_gradient, any_gradient, any_weight, any_weight)
+def test_the_extra_coordinate_is_the_same_whatever_the_data_and_the_rest_is_bounded(
+    first, second, weight, share
+):
+    """It adds nothing to what one unit can move: gradients alone have a bound."""
+    coordinate = weight_coordinate(weight, share)
+    vectors = [
+        np.append(plain(gradient, weight=weight), coordinate)
+        for gradient in (first, second)
+    ]
+    assert vectors[0][-1] == vectors[1][-1]
+    for vector in vectors:
+        moved = vector - np.append(np.zeros(vector.size - 1, np.int64), coordinate)
+        assert within(moved, 2**15, weight)
+
+
+@given(
+    st.lists(st.integers(-(2**46) + 1, 2**46 - 1), min_size=1, max_size=20), any_weight
+)
+def test_a_weight_of_what_is_released_is_exact_to_half_a_step(total, weight):
+    product = weighted(np.array(total), weight)
+    assert product.dtype == np.int64
+    exact = [Fraction(value * weight, WHOLE) for value in total]
+    assert product.tolist() == [math.floor(value + Fraction(1, 2)) for value in exact]
+
+
+def test_the_whole_weight_of_what_is_released_changes_nothing():
+    total = np.array([-(2**46) + 1, -1, 0, 1, 2**46 - 1])
+    assert np.array_equal(weighted(total, WHOLE), total)
+    for wrong in (0, WHOLE + 1):
+        with pytest.raises(ValueError, match="weight"):
+            weighted(total, wrong)
 
 
 def test_decoding_undoes_the_scale():

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from privacy import contribution as door
-from privacy.contribution import charge, registered_event
-from privacy.crypto import SigningKey
+from privacy.contribution import registered_event
 from privacy.errors import (
     BrokenChainError,
     BudgetExceededError,
@@ -21,122 +20,23 @@ from privacy.errors import (
     PrivacyError,
 )
 from privacy.ledger import (
-    ClientOpened,
-    Joined,
-    Ledger,
-    Outcome,
-    Reason,
-    Role,
-    Status,
     commitment,
     spend_of,
 )
-from privacy.plan import SERVER, WEIGHT_ONE, ClientTerms
+from privacy.plan import WEIGHT_ONE
 from privacy.randomness import system_entropy
-from privacy.vectors import NoisedVector, from_residues
+from privacy.vectors import NoisedVector
 from tests.plans import (
     NAMES,
     NO_PROMISE,
     NO_STATISTIC,
     UNIFORM,
     Counter,
+    cohort,
     make_plan,
 )
+from tests.privacy.door import EVERYTHING, UNITS, integers, sealed
 from tests.privacy.ledger.synthetic import payloads
-
-UNITS = [f"unit-{number}" for number in range(40)]
-EVERYTHING = {
-    "sampling_rate": Fraction(1),
-    "weighting": UNIFORM,
-    **NO_STATISTIC,
-    # One round at rate 1 is dear; only what is in the vector matters to most tests.
-    "epsilon": "200",
-}
-
-
-class Site:
-    """One client's ledger, ready for rounds."""
-
-    def __init__(self, folder, plan, *, cap="200"):
-        self.plan = plan
-        self.name = plan.clients[0].name
-        keys = {name: SigningKey(bytes([n]) * 32) for n, name in enumerate(NAMES)}
-        keys[SERVER] = SigningKey(bytes([99]) * 32)
-        self.key = keys[self.name]
-        self.path = folder / "own.jsonl"
-        self.ledger = self.reopen()
-        self.ledger.append(
-            ClientOpened(
-                run=bytes(range(16)),
-                software="tests",
-                plan=plan.to_json(),
-                plan_digest=plan.digest_bytes,
-                roster={name: key.verify_key.raw for name, key in keys.items()},
-                data=bytes(16),
-                cap_epsilon=Decimal(cap),
-                cap_delta=Decimal(plan.delta),
-            )
-        )
-
-    def reopen(self, path=None):
-        path = path or self.path
-        return Ledger.open(path, self.key, party=self.name, role=Role.CLIENT)
-
-    def join(self, number=1, attempt=1):
-        self.ledger.append(Joined(number, attempt, bytes(32), bytes(32)))
-
-    def charge(self, entropy, number=1, attempt=1):
-        return charge(
-            self.plan,
-            self.name,
-            round_number=number,
-            attempt=attempt,
-            ledger=self.ledger,
-            entropy=entropy,
-        )
-
-    def begin(self, entropy, number=1):
-        self.join(number)
-        return self.charge(entropy, number)
-
-    def miss(self, number=1, attempt=1):
-        self.ledger.append(
-            Outcome(
-                number, attempt, Status.MISSED, Reason.INTERRUPTED, (), None, None, None
-            )
-        )
-
-    def records(self):
-        return [record["kind"] for record in payloads(self.path)]
-
-
-@pytest.fixture
-def site(tmp_path):
-    made = []
-
-    def make(*, cap="200", **changes):
-        folder = tmp_path / str(len(made))
-        folder.mkdir()
-        made.append(Site(folder, make_plan(**changes), cap=cap))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.ledger.close()
-
-
-def sealed(begun, gradients=None, weight=WEIGHT_ONE):
-    """Go through a round; `gradients` says what each drawn unit adds."""
-    drawn = begun.draw(UNITS)
-    begun.weigh(weight)
-    for unit in drawn:
-        begun.add(unit, (gradients or {}).get(unit))
-    return begun.seal()
-
-
-def integers(vector):
-    return from_residues(vector.residues, vector.modulus_bits)
-
 
 # What is on disk, and when.
 
@@ -278,7 +178,7 @@ def test_a_round_that_the_plan_does_not_have_cannot_be_joined(site):
 
 
 def cost(plan, rounds):
-    event = registered_event(plan)
+    event = registered_event(plan, NAMES[0])
     return spend_of(((event, rounds),), Decimal(plan.delta), plan.rounds).epsilon_pld
 
 
@@ -549,10 +449,7 @@ def test_the_noise_is_fresh_in_every_round(site):
 
 
 def test_the_last_coordinate_is_the_exact_weight_times_the_batch_share(site):
-    sizes = tuple(
-        ClientTerms(name, units)
-        for name, units in zip(NAMES, (30, 40, 10, 20), strict=True)
-    )
+    sizes = cohort(30, 40, 10, 20, names=NAMES)
     one = site(**(EVERYTHING | {"clients": sizes}))
     vector, _ = sealed(one.begin(Counter()), {}, WEIGHT_ONE // 2)
     assert integers(vector)[-1] == WEIGHT_ONE // 2 * 3 // 4

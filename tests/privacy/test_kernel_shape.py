@@ -17,6 +17,7 @@ SOURCES = KERNEL + APPLICATION + AUDITS
 # published matrix A, the dummies of the locality probe, and the tiny base model.
 PUBLIC_AND_SEEDED = {
     "fgrpo_secure/grpo/adapter.py",
+    "fgrpo_secure/grpo/gradient_probe.py",
     "fgrpo_secure/grpo/locality.py",
     "fgrpo_secure/assets/make.py",
 }

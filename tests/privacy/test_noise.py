@@ -1,7 +1,8 @@
 """The sampler's law, its exact fallback, and the size of a share.
 
 Statistical tests reject a right sampler with probability 1e-6. Their streams are
-fixed, so a pass stays a pass; each is shown to reject a planted fault.
+fixed, so a pass stays a pass and no run raises a false alarm; each is shown to reject
+a planted fault.
 """
 
 import math
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mpmath import mp
-from scipy.stats import chi2, norm
+from scipy.stats import binom, chi2, norm
 
 from privacy import noise
 from privacy.noise import discrete_gaussian
@@ -42,10 +43,12 @@ class GivenBytes:
 
 
 def probabilities(variance, reach):
-    """Of N_Z(0, variance) at -reach .. reach."""
-    values = np.arange(-reach, reach + 1)
-    weights = np.exp(-(values.astype(float) ** 2) / (2 * variance))
-    return values, weights / weights.sum()
+    """Of N_Z(0, variance) at -reach .. reach, from 40 digits."""
+    with mp.workdps(40):
+        half = [mp.exp(-mp.mpf(k * k) / (2 * variance)) for k in range(reach + 1)]
+        total = half[0] + 2 * mp.fsum(half[1:])
+        right = [float(weight / total) for weight in half]
+    return np.arange(-reach, reach + 1), np.array(right[:0:-1] + right)
 
 
 def chi_square_rejects(draws, variance):
@@ -57,20 +60,51 @@ def chi_square_rejects(draws, variance):
     rest, rest_expected = draws.size - observed.sum(), expected[~kept].sum()
     statistic = np.sum((observed - expected[kept]) ** 2 / expected[kept])
     statistic += (rest - rest_expected) ** 2 / rest_expected
-    return statistic > chi2.isf(FALSE_ALARM, kept.sum())
+    return not statistic <= chi2.isf(FALSE_ALARM, kept.sum())
+
+
+def exact_moments(variance):
+    """The moments 0 to 8 of N_Z(0, variance) / sigma.
+
+    From a variance of 100 on they differ from those of the Gaussian by less than
+    exp(-1900).
+    """
+    if variance >= 100:
+        return [1, 0, 1, 0, 3, 0, 15, 0, 105]
+    values, law = probabilities(variance, math.ceil(15 * math.sqrt(variance)))
+    return [np.sum((values / math.sqrt(variance)) ** k * law) for k in range(9)]
 
 
 def moments_reject(draws, variance):
-    """Whether mean, variance, skewness or kurtosis are off for a Gaussian."""
+    """Whether one of the first four moments is off."""
     standard = draws / math.sqrt(variance)
-    count = draws.size
+    moments = exact_moments(variance)
     deviations = [
-        standard.mean() * math.sqrt(count),
-        (np.mean(standard**2) - 1) * math.sqrt(count / 2),
-        np.mean(standard**3) * math.sqrt(count / 15),
-        (np.mean(standard**4) - 3) * math.sqrt(count / 96),
+        (np.mean(standard**k) - moments[k])
+        / math.sqrt((moments[2 * k] - moments[k] ** 2) / draws.size)
+        for k in range(1, 5)
     ]
-    return max(map(abs, deviations)) > norm.isf(FALSE_ALARM / 8)
+    return not np.abs(deviations).max() <= norm.isf(FALSE_ALARM / 8)
+
+
+def bins_reject(draws, variance, bins=256):
+    """Chi-square over bins of nearly equal probability, for wide noise.
+
+    The cumulative law is the Gaussian's half a step further on; between steps it is
+    off by less than 1 / variance.
+    """
+    sigma = math.sqrt(variance)
+    edges = np.unique(np.floor(sigma * norm.ppf(np.arange(1, bins) / bins)))
+    expected = np.diff(norm.cdf((edges + 0.5) / sigma), prepend=0, append=1)
+    observed = np.bincount(np.searchsorted(edges, draws), minlength=edges.size + 1)
+    statistic = np.sum((observed - draws.size * expected) ** 2 / expected) / draws.size
+    return not statistic <= chi2.isf(FALSE_ALARM, edges.size)
+
+
+def binomial_rejects(heads, trials, probability):
+    """Whether so many heads are out of the law, two-sided."""
+    law = binom(trials, probability)
+    return not law.ppf(FALSE_ALARM / 2) <= heads <= law.isf(FALSE_ALARM / 2)
 
 
 def test_the_reference_law_has_its_known_values():
@@ -80,23 +114,40 @@ def test_the_reference_law_has_its_known_values():
     assert probabilities(1, 20)[1][20] == pytest.approx(0.398942278, abs=1e-9)
 
 
-@pytest.mark.parametrize("variance", [1, 2, 3, 7, 16, 100, 1000])
+@pytest.mark.parametrize("variance", [1, 2, 3, 4, 7, 10, 16, 100, 1000])
 def test_the_law_is_the_discrete_gaussian(variance):
-    assert not chi_square_rejects(
-        discrete_gaussian(stream(), variance, 2**18), variance
+    draws = discrete_gaussian(stream(), variance, 2**18)
+    assert not chi_square_rejects(draws, variance)
+    assert not moments_reject(draws, variance)
+
+
+@pytest.mark.parametrize(
+    "variance", [2**12, 10**6, 2**20, 2**30 + 12345, 2**40, 2**43, 2**52]
+)
+def test_wide_noise_has_the_bins_and_the_moments_of_the_gaussian(variance):
+    draws = discrete_gaussian(stream(), variance, 2**18)
+    assert not bins_reject(draws, variance)
+    assert not moments_reject(draws, variance)
+
+
+@pytest.mark.parametrize("variance", [10**6, 2**40])
+def test_a_law_of_the_right_moments_and_the_wrong_shape_would_be_seen(variance):
+    """Two thirds at 0 and a sixth at each of sqrt(3) sigma: moments to the fifth."""
+    reach = math.isqrt(3 * variance)
+    dice = stream().uint64(2**18) % np.uint64(6)
+    draws = np.select([dice == 0, dice == 1], [-reach, reach], 0)
+    assert not moments_reject(draws, variance)
+    assert bins_reject(draws, variance)
+    assert bins_reject(
+        discrete_gaussian(stream(), variance * 21 // 20, 2**18), variance
     )
-
-
-@pytest.mark.parametrize("variance", [2**12, 2**20, 2**30 + 12345, 2**43, 2**52])
-def test_wide_noise_has_the_moments_of_the_gaussian(variance):
-    assert not moments_reject(discrete_gaussian(stream(), variance, 2**18), variance)
 
 
 @pytest.mark.parametrize("variance", [2, 16, 2**30])
 def test_half_the_variance_would_be_seen(variance):
     draws = discrete_gaussian(stream(), variance // 2, 2**18)
-    if variance < 100:
-        assert chi_square_rejects(draws, variance)
+    seen = chi_square_rejects if variance < 100 else bins_reject
+    assert seen(draws, variance)
     assert moments_reject(draws, variance)
 
 
@@ -137,6 +188,43 @@ def test_the_exact_path_decides_every_coin_as_the_fast_one_does(monkeypatch):
     exact = [discrete_gaussian(stream(), variance, 400) for variance in (1, 50, 2**40)]
     assert len(calls) > 2400
     assert all(np.array_equal(*pair) for pair in zip(fast, exact, strict=True))
+
+
+@pytest.mark.parametrize("variance", [1, 4, 50])
+def test_the_law_holds_where_further_bits_decide_every_coin(monkeypatch, variance):
+    """A coin of two bits straddles its threshold, so that the second stream decides."""
+    calls = []
+    extend = noise._extend
+    monkeypatch.setattr(noise, "_COIN_BITS", 2)
+    monkeypatch.setattr(noise, "_MARGIN", 2.0)
+    monkeypatch.setattr(
+        noise, "_extend", lambda *given: calls.append(0) or extend(*given)
+    )
+    draws = discrete_gaussian(stream(), variance, 2**13)
+    assert len(calls) > 2 * draws.size
+    assert not chi_square_rejects(draws, variance)
+    assert not moments_reject(draws, variance)
+    # Further bits that are always the same would be seen.
+    monkeypatch.setattr(
+        noise, "_extend", lambda prefix, bits, more: (prefix << 64, bits + 64)
+    )
+    assert chi_square_rejects(discrete_gaussian(stream(), variance, 2**13), variance)
+
+
+@pytest.mark.parametrize(("n", "d"), [(1, 1), (1, 3), (22, 7), (10**9 + 7, 10**8)])
+def test_coins_that_meet_their_threshold_come_up_as_its_further_bits_say(n, d):
+    """Nothing is patched: these words reach the exact path by themselves."""
+    with mp.workdps(60):
+        scaled = mp.exp(-mp.mpf(n) / d) * 2**53
+        first = int(mp.floor(scaled))
+        probability = float(scaled - first)
+    trials = 4000
+    coins = np.full(trials, first << 11, np.uint64)
+    heads = noise._bernoulli_exp(
+        coins, np.full(trials, n / d), lambda index: (n, d), stream()
+    )
+    assert not binomial_rejects(heads.sum(), trials, probability)
+    assert 0 < heads.sum() < trials
 
 
 def test_the_arithmetic_of_the_fast_path_errs_less_than_half_its_margin():
@@ -201,6 +289,31 @@ def test_a_geometric_word_that_equals_a_threshold_is_decided_by_further_bits(lev
     assert noise._geometric(one, GivenBytes(b"\xff" * 8), 1) == [level - 1]
 
 
+@pytest.mark.parametrize("level", [1, 2, 20, 44])
+def test_geometric_words_that_equal_a_threshold_are_split_where_it_lies(level):
+    trials = 1000
+    with mp.workdps(60):
+        scaled = mp.exp(-level) * 2**64
+        first = int(mp.floor(scaled))
+        probability = float(scaled - first)
+    words = GivenBytes(first.to_bytes(8, "little") * trials)
+    values = noise._geometric(words, stream(level), trials)
+    assert set(values.tolist()) == {level - 1, level}
+    assert not binomial_rejects(np.sum(values == level), trials, probability)
+
+
+def test_geometric_words_of_zero_have_the_law_of_the_tail():
+    """Given that a uniform real is below 2**-64, V is at least 44."""
+    trials = 1000
+    values = noise._geometric(GivenBytes(bytes(8 * trials)), stream(), trials)
+    with mp.workdps(60):
+        least = [min(1.0, float(mp.exp(-k) * 2**64)) for k in range(44, 50)]
+    expected = trials * -np.diff([*least, 0.0])
+    observed = np.bincount(np.minimum(values, 49) - 44, minlength=6)
+    statistic = np.sum((observed - expected) ** 2 / expected)
+    assert statistic < chi2.isf(FALSE_ALARM, 5)
+
+
 def test_a_geometric_value_beyond_the_thresholds_is_exact():
     zero, more = GivenBytes(bytes(8)), GivenBytes(bytes(8) + b"\xff" * 8)
     # The real lies just below 2**-128: between exp(-89) and exp(-88).
@@ -261,7 +374,7 @@ def plan_of(*, min_survivors, colluders, noise_variance=2**30):
         epsilon="8",
         delta="0.00001",
         rounds=30,
-        sampling_rate=Fraction(1, 10),
+        local_steps=1,
         inner_steps=1,
         clip_norm=Fraction(1),
         norm_bound=2**15,
@@ -272,7 +385,7 @@ def plan_of(*, min_survivors, colluders, noise_variance=2**30):
         dimension=100,
         min_survivors=min_survivors,
         colluders=colluders,
-        clients=tuple(ClientTerms(name, 2000) for name in "abcd"),
+        clients=tuple(ClientTerms(name, 2000, Fraction(1, 10)) for name in "abcd"),
         weighting=Weighting(
             "uniform", "relative", Fraction(1), Fraction(1, 2), Fraction(3)
         ),

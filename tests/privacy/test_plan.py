@@ -21,28 +21,26 @@ from privacy.plan import (
     wrap_level,
 )
 from privacy.wire import canonical_json, parse_canonical_json
-from tests.plans import NAMES, NO_PROMISE, NO_STATISTIC, UNIFORM, make_plan
+from tests.plans import NAMES, NO_PROMISE, NO_STATISTIC, UNIFORM, cohort, make_plan
 
 # Written down by hand, not by `to_json`: RFC 8785 sorts keys and takes no spaces.
 KNOWN_JSON = (
     '{"adjacency":"add-or-remove-one-unit-at-one-client","clients":['
-    '{"name":"alpha","units":40},{"name":"beta","units":40},'
-    '{"name":"gamma","units":40},{"name":"omega","units":40}],'
+    '{"name":"alpha","sampling_rate":"1/10","units":40},'
+    '{"name":"beta","sampling_rate":"1/10","units":40},'
+    '{"name":"gamma","sampling_rate":"1/10","units":40},'
+    '{"name":"omega","sampling_rate":"1/10","units":40}],'
     '"clip_norm":"1/10","colluders":1,"delta":"0.00001","dimension":6,"epsilon":"8",'
-    '"format":"fgrpo-secure/plan/1","inner_steps":1,"max_prompts_per_unit":1,'
+    '"format":"fgrpo-secure/plan/1","inner_steps":1,"local_steps":1,'
+    '"max_prompts_per_unit":1,'
     '"min_survivors":3,"modulus_bits":32,"noise_variance":"4194304",'
     '"norm_bound":1024,"recipe":"' + "ab" * 32 + '","rounds":3,'
-    '"sampling_rate":"1/10","statistic_norm_bound":4096,'
+    '"statistic_norm_bound":4096,'
     '"statistic_variance":"1073741824","trust":"distributed","unit":"prompt",'
     '"weighting":{"baseline_decay":"4/5","gain":"relative",'
     '"max_weight_ratio":"3/1","rule":"fgrpo","temperature":"1/1"}}'
 ).encode()
-KNOWN_DIGEST = "c86f56638eec6596de2cea5a8100c093467f7f54d6a1f4969a434088fb6d5943"
-
-
-def cohort(*units):
-    names = [f"client-{number:03d}" for number in range(len(units))]
-    return tuple(ClientTerms(*pair) for pair in zip(names, units, strict=True))
+KNOWN_DIGEST = "c09ac879da818376d6808b6ecf7a739d20944b7f6b6275670c65820a07a41f12"
 
 
 # The digest.
@@ -68,7 +66,9 @@ CHANGES = {
     "epsilon": "7.9",
     "delta": "0.000009",
     "rounds": 4,
-    "sampling_rate": Fraction(1, 11),
+    "trust": "local",
+    "local_steps": 2,
+    "inner_steps": 2,
     "clip_norm": Fraction(1, 5),
     "norm_bound": 1023,
     "noise_variance": 2**22 + 1,
@@ -78,22 +78,22 @@ CHANGES = {
     "dimension": 7,
     "min_survivors": 4,
     "colluders": 0,
-    "clients": tuple(ClientTerms(name, 41) for name in NAMES),
+    "clients": cohort(41, 41, 41, 41, names=NAMES),
     "recipe": "cd" * 32,
     "weighting": Weighting("fgrpo", "zscore", Fraction(1), Fraction(4, 5), Fraction(3)),
 }
-# A plan takes one value of these so far; another is refused.
-FIXED = {"trust": "local", "inner_steps": 2}
+# Other values of these go with other terms only.
+WITH = {"local_steps": {"trust": "local"}, "inner_steps": {"trust": "local"}}
 
 
 def test_every_field_of_a_plan_is_tried_below():
-    assert {field.name for field in fields(Plan)} == CHANGES.keys() | FIXED.keys()
+    assert {field.name for field in fields(Plan)} == CHANGES.keys()
 
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_the_digest_changes_with_every_field(name):
     # With the prompt as the unit there is no bound to change.
-    column = {"unit": "visit_id"}
+    column = {"unit": "visit_id"} | WITH.get(name, {})
     changed = make_plan(**(column | {name: CHANGES[name]}))
     assert changed.digest != make_plan(**column).digest
 
@@ -120,8 +120,14 @@ def test_the_digest_changes_with_the_rule():
 
 
 def test_the_digest_changes_with_a_clients_name():
-    renamed = tuple(ClientTerms(name, 40) for name in (*NAMES[:-1], "sigma"))
+    renamed = cohort(40, 40, 40, 40, names=(*NAMES[:-1], "sigma"))
     assert make_plan(clients=renamed).digest != make_plan().digest
+
+
+def test_the_digest_changes_with_the_rate_of_one_client():
+    slower = replace(make_plan().clients[2], sampling_rate=Fraction(1, 11))
+    clients = (*make_plan().clients[:2], slower, make_plan().clients[3])
+    assert make_plan(clients=clients).digest != make_plan().digest
 
 
 def test_no_float_enters_the_digest():
@@ -164,8 +170,9 @@ BAD_JSON = {
     "text as a number": lambda v: v.update(noise_variance=4194304),
     "a float": lambda v: v.update(rounds=3.0),
     "a truth value": lambda v: v.update(inner_steps=True),
-    "an unreduced rational": lambda v: v.update(sampling_rate="2/20"),
-    "a decimal for a rational": lambda v: v.update(sampling_rate="0.1"),
+    "an unreduced rational": lambda v: v["clients"][0].update(sampling_rate="2/20"),
+    "a decimal for a rational": lambda v: v["clients"][0].update(sampling_rate="0.1"),
+    "a missing rate": lambda v: v["clients"][0].pop("sampling_rate"),
     "a variance with a sign": lambda v: v.update(noise_variance="+4194304"),
     "a variance with zeros in front": lambda v: v.update(noise_variance="04194304"),
     "terms that a plan refuses": lambda v: v.update(min_survivors=1),
@@ -198,12 +205,14 @@ REFUSED = {
     "clients out of order": {"clients": tuple(reversed(make_plan().clients))},
     "a client twice": {"clients": cohort(40, 40, 40)[:1] * 3},
     "a client named server": {
-        "clients": (*make_plan().clients[:3], ClientTerms("server", 40))
+        "clients": (*make_plan().clients[:3], *cohort(40, names=["server"]))
     },
-    "a name with a slash": {"clients": (*cohort(40, 40, 40), ClientTerms("d/e", 40))},
-    "an empty name": {"clients": (ClientTerms("", 40), *cohort(40, 40, 40))},
+    "a name with a slash": {
+        "clients": (*cohort(40, 40, 40), *cohort(40, names=["d/e"]))
+    },
+    "an empty name": {"clients": (*cohort(40, names=[""]), *cohort(40, 40, 40))},
     "a name that is too long": {
-        "clients": (*cohort(40, 40, 40), ClientTerms("z" * 64, 40))
+        "clients": (*cohort(40, 40, 40), *cohort(40, names=["z" * 64]))
     },
     "a client without units": {"clients": cohort(40, 40, 0, 40)},
     "as many colluders as clients": {"colluders": 4},
@@ -216,13 +225,14 @@ REFUSED = {
     "an empty unit": {"unit": ""},
     "no prompts of a unit": {"max_prompts_per_unit": 0},
     "several prompts of one prompt": {"max_prompts_per_unit": 2},
-    "local trust": {"trust": "local"},
+    "several local steps under one noise": {"local_steps": 2},
+    "no local step": {"local_steps": 0, "trust": "local"},
     "unknown trust": {"trust": "none"},
     "no rounds": {"rounds": 0},
     "a sampling rate of 0": {"sampling_rate": Fraction(0)},
     "a sampling rate above 1": {"sampling_rate": Fraction(11, 10)},
     "two inner steps": {"inner_steps": 2},
-    "no inner step": {"inner_steps": 0},
+    "no inner step": {"inner_steps": 0, "trust": "local"},
     "a clip norm of 0": {"clip_norm": Fraction(0)},
     "a negative clip norm": {"clip_norm": Fraction(-1)},
     "a norm bound of 0": {"norm_bound": 0},

@@ -1,4 +1,8 @@
-"""The Poisson draw, and the randomness of one unit."""
+"""The Poisson draw, and the randomness of one unit.
+
+Statistical tests reject a right draw with probability 1e-6. Their streams are fixed, so
+a pass stays a pass and no run raises a false alarm.
+"""
 
 import hmac
 import math
@@ -8,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binom, norm
+from scipy.stats import binom, chi2, norm
 
 from privacy.crypto import Label, framed
 from privacy.errors import RefusalError
@@ -39,6 +43,54 @@ def test_a_unit_is_drawn_just_when_its_word_is_below_the_threshold(rate):
     words = [0, threshold - 1, min(threshold, 2**64 - 1), 2**64 - 1]
     drawn = poisson_draw(["a", "b", "c", "d"], rate, GivenWords(*words))
     assert drawn == (["a", "b"] if rate < 1 else ["a", "b", "c", "d"])
+
+
+EXTREME_RATES = [
+    Fraction(1, 2**64),
+    Fraction(1, 2**40),
+    Fraction(1, 3),
+    Fraction(2, 3),
+    1 - Fraction(1, 2**60),
+    1 - Fraction(1, 2**64),
+]
+
+
+@pytest.mark.parametrize("rate", EXTREME_RATES)
+def test_the_words_that_draw_a_unit_are_as_many_as_the_rate_says(rate):
+    """Of the 2**64 words; the probability is their number, floor(rate * 2**64)."""
+    share = rate.numerator * 2**64 // rate.denominator
+    assert poisson_draw(["a", "b"], rate, GivenWords(share - 1, share)) == ["a"]
+    # Never more than registered, and less by under 2**-64.
+    assert 0 <= rate - Fraction(share, 2**64) < Fraction(1, 2**64)
+
+
+class KnownTopBits:
+    """Uniform words, given that their top bits are all zeros or all ones."""
+
+    def __init__(self, source, bits, *, ones):
+        self.source, self.bits, self.ones = source, bits, ones
+
+    def uint64(self, count):
+        words = self.source.uint64(count) >> np.uint64(self.bits)
+        return ~words if self.ones else words
+
+
+@pytest.mark.parametrize(
+    ("rate", "bits", "ones", "given"),
+    [
+        # Of the words below 2**-32 one in 2**8 is below 2**-40.
+        (Fraction(1, 2**40), 32, False, Fraction(1, 2**8)),
+        # Of the words above 1 - 2**-52 one in 2**8 is above 1 - 2**-60.
+        (1 - Fraction(1, 2**60), 52, True, 1 - Fraction(1, 2**8)),
+    ],
+)
+def test_extreme_rates_are_met_where_words_come_near_them(rate, bits, ones, given):
+    """As doubles the two rates are 2**-40 and 1, and the second would draw all."""
+    units = [str(index) for index in range(200_000)]
+    source = KnownTopBits(stream(), bits, ones=ones)
+    size = len(poisson_draw(units, rate, source))
+    law = binom(len(units), float(given))
+    assert law.ppf(FALSE_ALARM / 2) <= size <= law.isf(FALSE_ALARM / 2)
 
 
 def test_rate_one_draws_everything_in_order():
@@ -75,6 +127,65 @@ def test_two_units_are_drawn_independently():
     )
     law = binom(4000, 0.25)
     assert law.ppf(FALSE_ALARM / 2) <= together <= law.isf(FALSE_ALARM / 2)
+
+
+UNITS = tuple("abcdefgh")
+
+
+def patterns(draw, rounds=20_000):
+    """How often each of the 2**8 subsets was drawn, by one stream after another."""
+    source = stream()
+    powers = {unit: 2**place for place, unit in enumerate(UNITS)}
+    found = [sum(powers[unit] for unit in draw(source)) for _ in range(rounds)]
+    return np.bincount(found, minlength=2 ** len(UNITS))
+
+
+def independence_rejected(counts, rate):
+    """Chi-square of the subsets against the product of the units' own laws."""
+    sizes = np.array([bin(subset).count("1") for subset in range(counts.size)])
+    expected = counts.sum() * rate**sizes * (1 - rate) ** (len(UNITS) - sizes)
+    # What is too rare for a bin of its own joins the next.
+    order = np.argsort(-expected)
+    bins = np.minimum(np.arange(counts.size), np.sum(expected >= 20) - 1)
+    observed = np.bincount(bins, counts[order])
+    expected = np.bincount(bins, expected[order])
+    statistic = np.sum((observed - expected) ** 2 / expected)
+    return not statistic <= chi2.isf(FALSE_ALARM, expected.size - 1)
+
+
+@pytest.mark.parametrize("rate", [Fraction(1, 3), Fraction(1, 2)])
+def test_every_subset_of_the_units_has_its_own_probability(rate):
+    counts = patterns(lambda source: poisson_draw(UNITS, rate, source))
+    assert not independence_rejected(counts, float(rate))
+
+
+def test_dependent_draws_of_the_right_rate_would_be_seen():
+    def fixed_size(source):
+        """Always half of the units: each has rate 1/2 all the same."""
+        order = np.argsort(source.uint64(len(UNITS)))
+        return [UNITS[index] for index in order[:4]]
+
+    def pairs(source):
+        """One word for two neighbours."""
+        words = np.repeat(source.uint64(4), 2)
+        return poisson_draw(UNITS, Fraction(1, 2), GivenWords(*words.tolist()))
+
+    for wrong in (fixed_size, pairs):
+        assert independence_rejected(patterns(wrong), 0.5)
+
+
+def test_draws_of_consecutive_rounds_are_unrelated():
+    source, rate = stream(), Fraction(1, 3)
+    drawn = np.array(
+        [
+            np.isin(UNITS, poisson_draw(UNITS, rate, source)).astype(float)
+            for _ in range(10_000)
+        ]
+    )
+    centred = (drawn - 1 / 3) / math.sqrt(2 / 9)
+    # Every unit of one round with every unit of the next: 64 products.
+    products = centred[1:].T @ centred[:-1] / math.sqrt(len(centred) - 1)
+    assert np.abs(products).max() < norm.isf(FALSE_ALARM / 2 / products.size)
 
 
 def test_a_unit_more_at_the_end_changes_no_other_units_draw():

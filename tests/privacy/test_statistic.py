@@ -5,10 +5,13 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from scipy.stats import norm
 
+from privacy.codec import encode
+from privacy.events import draw_event
 from privacy.randomness import RandomStream
 from privacy.statistic import _to_grid, noised_mean
 
@@ -101,3 +104,60 @@ def test_arguments_out_of_range_are_bugs(norm_bound, batch, variance):
             expected_batch=Fraction(batch),
             stream=stream(),
         )
+
+
+def precision_used(gradient, value, *, weight, norm_bound, variances):
+    """Squared shift over variance, of one unit's vector and statistic together.
+
+    Exact; each variance is less by the 4 of the transfer to continuous noise.
+    """
+    vector = encode(gradient, scale=Fraction(1), norm_bound=norm_bound, weight=weight)
+    squares = sum(int(entry) ** 2 for entry in vector), _to_grid(value, BOUND) ** 2
+    return sum(
+        Fraction(square, variance - 4)
+        for square, variance in zip(squares, variances, strict=True)
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    arrays.arrays(np.float64, st.integers(1, 20), elements=st.floats()),
+    any_value,
+    st.integers(1, 2**16),
+    st.integers(1, 2**20),
+    st.tuples(st.integers(5, 2**52), st.integers(5, 2**52)),
+)
+def test_gradient_and_statistic_of_one_unit_stay_within_the_one_event_of_the_draw(
+    gradient, value, weight, norm_bound, variances
+):
+    """The two releases are two parts of one vector, whose bound the event prices."""
+    event = draw_event(
+        sampling_rate=Fraction(1, 10),
+        variance=variances[0],
+        norm_bound=norm_bound,
+        statistic_variance=variances[1],
+        statistic_norm_bound=BOUND,
+    )
+    used = precision_used(
+        gradient, value, weight=weight, norm_bound=norm_bound, variances=variances
+    )
+    # The multiplier is a double; ten roundings at most are between it and its integers.
+    assert used <= Fraction(event.noise_multiplier) ** -2 * (1 + Fraction(10, 2**52))
+
+
+def test_an_event_without_the_statistic_would_be_exceeded():
+    """By a unit that uses both bounds in full; with it, the event is met exactly."""
+    variances = (2**20, 25 * BOUND**2 + 4)
+    used = precision_used(
+        np.array([2.0**10]), 1.0, weight=2**16, norm_bound=2**10, variances=variances
+    )
+    gradients = {"sampling_rate": Fraction(1, 10), "variance": 2**20}
+    alone = draw_event(norm_bound=2**10, **gradients)
+    whole = draw_event(
+        norm_bound=2**10,
+        statistic_variance=variances[1],
+        statistic_norm_bound=BOUND,
+        **gradients,
+    )
+    assert used > alone.noise_multiplier**-2 * 1.03
+    assert float(used) == pytest.approx(whole.noise_multiplier**-2, rel=1e-14)

@@ -27,17 +27,17 @@ from privacy.ledger import (
     RoundOpened,
     ServerClosed,
     ServerOpened,
-    Spend,
     Status,
     Survivors,
-    charge_count,
-    charged,
+    cap_order,
     commitment,
+    spends_after,
     write_key_file,
 )
 from privacy.ledger.envelope import GENESIS, line_hash, open_line, seal_line
-from privacy.plan import SERVER, ClientTerms, Plan, Weighting
+from privacy.plan import SERVER, Plan, Weighting
 from privacy.wire import canonical_json
+from tests.plans import cohort
 
 CLIENTS = ("alpha", "beta", "gamma")
 RUN = bytes(range(16))
@@ -60,7 +60,7 @@ def make_plan(**changes):
         "epsilon": "8",
         "delta": "0.00001",
         "rounds": 3,
-        "sampling_rate": Fraction(1, 50),
+        "local_steps": 1,
         "inner_steps": 1,
         "clip_norm": Fraction(1),
         "norm_bound": 1024,
@@ -71,7 +71,7 @@ def make_plan(**changes):
         "dimension": 4,
         "min_survivors": 2,
         "colluders": 0,
-        "clients": tuple(ClientTerms(name, 2000) for name in CLIENTS),
+        "clients": cohort(*[2000] * len(CLIENTS), rate=Fraction(1, 50), names=CLIENTS),
         "weighting": Weighting(
             "fgrpo", "relative", Fraction(1), Fraction(1, 2), Fraction(3)
         ),
@@ -99,17 +99,11 @@ def event_of(plan):
     )
 
 
-def spend_of(charges, delta, rounds):
-    if not charges:
-        return Spend(0, delta, Decimal(0), Decimal(0))
-    return Spend(charge_count(charges), delta, *price(charges, delta, rounds))
-
-
 class SyntheticClient:
     """One client's side; every step is one record."""
 
-    def __init__(self, ledger, plan):
-        self.ledger, self.plan = ledger, plan
+    def __init__(self, ledger, plan, price=price):
+        self.ledger, self.plan, self.price = ledger, plan, price
 
     def open(self, roster, run=RUN, **changes):
         values = {
@@ -122,6 +116,13 @@ class SyntheticClient:
             "cap_epsilon": Decimal(20),
             "cap_delta": Decimal("0.0001"),
         }
+        both = values | changes
+        before = self.ledger.history.opened
+        values["cap_order"] = (
+            before.cap_order
+            if before
+            else cap_order(event_of(self.plan), both["cap_epsilon"], both["cap_delta"])
+        )
         return self.ledger.append(ClientOpened(**(values | changes)))
 
     def join(self, number, attempt=1):
@@ -137,17 +138,9 @@ class SyntheticClient:
             "attempt": attempt,
             "event": event,
             "releases": 1,
-            "spend": spend_of(
-                charged(history.charges, event, 1),
-                history.plan_delta,
-                self.plan.rounds,
-            ),
-            "lifetime": spend_of(
-                charged(history.lifetime, event, 1),
-                history.cap_delta,
-                self.plan.rounds,
-            ),
         }
+        spend, lifetime = spends_after(history, event, 1, self.price)
+        values |= {"spend": spend, "lifetime": lifetime}
         return self.ledger.append(Intent(**(values | changes)))
 
     def commit(self, number, attempt=1, vector=b"vector"):

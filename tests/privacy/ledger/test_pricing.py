@@ -5,6 +5,7 @@ from fractions import Fraction
 import pytest
 
 from privacy import accountant
+from privacy.events import draw_event
 from privacy.ledger import Spend, charged, price_charges, spend_of
 from tests.privacy.ledger.synthetic import event_of, make_plan
 
@@ -14,7 +15,7 @@ DELTA = Decimal("0.00001")
 
 
 def test_figures_are_the_accountants_rounded_up_to_six_decimals():
-    event = accountant.draw_event(
+    event = draw_event(
         sampling_rate=PLAN.sampling_rate,
         variance=PLAN.noise_variance,
         norm_bound=PLAN.norm_bound,
@@ -37,7 +38,7 @@ def test_a_statistic_is_charged_with_the_sum():
         EVENT,
         replace(EVENT, statistic_norm_bound=0, statistic_variance=0),
     )
-    event = accountant.draw_event(
+    event = draw_event(
         sampling_rate=Fraction(1, 50),
         variance=2**22,
         norm_bound=1024,
@@ -90,3 +91,10 @@ def test_less_noise_costs_more(field):
     quieter = spend_of(((changed, 3),), DELTA, 3)
     assert quieter.epsilon_pld > louder.epsilon_pld
     assert quieter.epsilon_rdp > louder.epsilon_rdp
+
+
+def test_a_number_of_charges_that_nobody_could_compose_is_priced_at_once():
+    """A plan in a stranger's ledger may state any number of steps a round."""
+    pld, rdp = price_charges(((EVENT, 2**53),), DELTA, 3)
+    assert pld.is_infinite()
+    assert rdp > 10**6

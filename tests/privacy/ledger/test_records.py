@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from privacy import errors
 from privacy.errors import MalformedMessageError
 from privacy.ledger import (
+    Claim,
     Event,
     Intent,
     Joined,
+    Lifetime,
     Outcome,
     Reason,
     Refused,
@@ -28,7 +30,8 @@ from privacy.wire import parse_canonical_json
 HEADER = Header(seq=3, prev=bytes(32), party="alpha", role=Role.CLIENT, run=bytes(16))
 EVENT = Event(Fraction(1, 50), 1, 1024, 2**22, 16, 4096)
 SPEND = Spend(2, Decimal("0.00001"), Decimal("1.5"), Decimal("2.25"))
-INTENT = Intent(2, 1, EVENT, 1, SPEND, SPEND)
+LIFETIME = Lifetime(5, Decimal("0.00001"), Decimal("3.5"), Decimal("4.75"), Claim.RDP)
+INTENT = Intent(2, 1, EVENT, 1, SPEND, LIFETIME)
 
 
 def payload(record, header=HEADER):
@@ -43,8 +46,8 @@ def test_the_payload_of_an_intent_is_these_bytes():
     assert encode_record(HEADER, INTENT) == (
         b'{"attempt":1,"event":{"inner_steps":1,"noise_variance":"4194304",'
         b'"norm_bound":1024,"sampling_rate":"1/50","statistic_norm_bound":16,'
-        b'"statistic_variance":"4096"},"kind":"intent","lifetime":{"charges":2,'
-        b'"delta":"0.00001","epsilon_pld":"1.5","epsilon_rdp":"2.25"},'
+        b'"statistic_variance":"4096"},"kind":"intent","lifetime":{"charges":5,'
+        b'"claimed":"rdp","delta":"0.00001","epsilon_pld":"3.5","epsilon_rdp":"4.75"},'
         b'"party":"alpha","prev":"' + b"0" * 64 + b'","releases":1,"role":"client",'
         b'"round":2,"run":"' + b"0" * 32 + b'","seq":3,"spend":{"charges":2,'
         b'"delta":"0.00001","epsilon_pld":"1.5","epsilon_rdp":"2.25"},"v":1}'
@@ -202,8 +205,9 @@ def test_no_kind_has_a_field_for_what_is_private():
     }
     assert fields == {
         "aborted", "adapter_after", "adapter_before", "adapter_digest", "attempt",
-        "cap_delta", "cap_epsilon", "commitment", "data", "dropouts", "event",
-        "heads", "last", "length", "lifetime", "members", "missed", "modulus_bits",
+        "cap_delta", "cap_epsilon", "cap_order", "commitment", "data", "dropouts",
+        "event", "heads", "last", "length", "lifetime", "members", "missed",
+        "modulus_bits",
         "offer_digest", "plan", "plan_digest", "published", "reason", "records",
         "releases", "roster", "roster_hash", "round", "run", "server_head",
         "sharers", "sharers_hash", "software", "spend", "status", "sum_digest",

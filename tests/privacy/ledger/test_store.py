@@ -2,7 +2,6 @@ import errno
 import os
 import resource
 import signal
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from privacy.ledger import (
     Role,
     ServerOpened,
     Status,
+    filter_epsilon,
     verify_ledger,
 )
 from privacy.ledger.chain import read_chain
@@ -35,6 +35,7 @@ from tests.privacy.ledger.synthetic import (
     SOFTWARE,
     SyntheticClient,
     digest,
+    event_of,
     make_key,
     make_plan,
     price,
@@ -129,13 +130,21 @@ def test_the_lifetime_cap_counts_the_runs_before(path):
     client = begun(path)
     client.intent(1)
     client.outcome(1, Status.MISSED, Reason.DEADLINE)
-    client.open(ROSTER, run=b"another run here", cap_epsilon=Decimal(2))
-    client.join(1)
+    opened = client.ledger.history.opened
+    first = ((event_of(PLAN), PLAN.rounds),)
+    # Room for what the first run registers, of which one round was charged.
+    cap = filter_epsilon(first, opened.cap_delta, opened.cap_order)
+    client.open(ROSTER, run=b"another run here", cap_epsilon=cap)
+    for number in (1, 2):
+        client.join(number)
+        client.intent(number)
+        client.outcome(number, Status.MISSED, Reason.DEADLINE)
+    client.join(3)
     size = path.stat().st_size
     with pytest.raises(BudgetExceededError, match="own cap"):
-        client.intent(1)
+        client.intent(3)
     assert path.stat().st_size == size
-    client.outcome(1, Status.MISSED, Reason.BUDGET_EXCEEDED)
+    client.outcome(3, Status.MISSED, Reason.BUDGET_EXCEEDED)
 
 
 def test_a_charge_beyond_the_target_is_refused_before_anything_is_written(tmp_path):

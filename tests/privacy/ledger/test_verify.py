@@ -13,13 +13,14 @@ from privacy.errors import (
     UnsupportedEventError,
 )
 from privacy.ledger import (
+    Claim,
     Ledger,
     Reason,
     Role,
     Status,
-    charged,
+    claimed_epsilon,
     plan_digest,
-    spend_of,
+    price_charges,
     verify_ledger,
 )
 from privacy.ledger.payload import KINDS
@@ -27,7 +28,6 @@ from privacy.ledger.steps import CLIENT_STEPS, SERVER_STEPS
 from tests.privacy.ledger.synthetic import (
     CLIENTS,
     SyntheticClient,
-    event_of,
     forge,
     make_key,
     make_plan,
@@ -328,61 +328,48 @@ def test_a_spend_above_the_target_is_found_even_if_it_is_priced_right(tmp_path):
         verify_ledger(forge(records, KEY), key=KEY.verify_key, price=dear)
 
 
-def test_an_infinite_figure_falls_back_to_the_other_accountant(tmp_path):
-    infinite = {"epsilon_pld": Decimal("Infinity"), "epsilon_rdp": Decimal(5)}
-
-    def price_of(charges, delta, rounds):
-        return infinite["epsilon_pld"], infinite["epsilon_rdp"]
-
-    path = tmp_path / "alpha.jsonl"
+def one_round(path, plan, accountant, **opening):
+    """A closed run of one charge, written with this accountant's figures."""
     with Ledger.open(path, KEY, party="alpha", role=Role.CLIENT) as ledger:
-        client = SyntheticClient(ledger, make_plan())
-        client.open(ROSTER)
+        client = SyntheticClient(ledger, plan, accountant)
+        client.open(ROSTER, **opening)
         client.join(1)
         client.intent(1)
         client.outcome(1, Status.MISSED, Reason.DEADLINE)
         client.close()
+        return ledger.history
+
+
+def test_an_infinite_figure_falls_back_to_the_other_accountant(tmp_path):
+    figures = [Decimal("Infinity"), Decimal(5)]
+
+    def price_of(charges, delta, rounds):
+        return tuple(figures)
+
+    path = tmp_path / "alpha.jsonl"
+    history = one_round(path, make_plan(), price_of)
+    assert claimed_epsilon(history.spend) == 5
+    assert history.lifetime_spend.claimed is Claim.RDP
+    verify_ledger(path, key=KEY.verify_key, price=price_of)
     records = payloads(path)
+    figures[1] = Decimal("Infinity")
     for record in (records[2], records[4]):
-        for spend in (record["spend"], record["lifetime"]):
-            spend |= {"epsilon_pld": "infinity", "epsilon_rdp": "5"}
-    verify_ledger(forge(records, KEY), key=KEY.verify_key, price=price_of)
-    infinite["epsilon_rdp"] = Decimal("Infinity")
-    for record in (records[2], records[4]):
-        for spend in (record["spend"], record["lifetime"]):
-            spend["epsilon_rdp"] = "infinity"
+        record["spend"]["epsilon_rdp"] = "infinity"
     with pytest.raises(LedgerError, match="target epsilon"):
         verify_ledger(forge(records, KEY), key=KEY.verify_key, price=price_of)
 
 
 def test_the_accountants_own_figures_verify_to_the_digit(tmp_path):
-    plan = make_plan()
     path = tmp_path / "alpha.jsonl"
-    with Ledger.open(path, KEY, party="alpha", role=Role.CLIENT) as ledger:
-        client = SyntheticClient(ledger, plan)
-        client.open(ROSTER)
-        for number in (1, 2):
-            history = ledger.history
-            event = event_of(plan)
-            client.join(number)
-            client.intent(
-                number,
-                spend=spend_of(
-                    charged(history.charges, event, 1), history.plan_delta, 3
-                ),
-                lifetime=spend_of(
-                    charged(history.lifetime, event, 1), history.cap_delta, 3
-                ),
-            )
-            client.outcome(number, Status.MISSED, Reason.DEADLINE)
-        client.close()
-        assert 0 < ledger.history.spend.epsilon_pld < ledger.history.spend.epsilon_rdp
+    history = one_round(path, make_plan(), price_charges)
+    assert 0 < history.spend.epsilon_pld < history.spend.epsilon_rdp
     verify_ledger(path, key=KEY.verify_key)
-    records = payloads(path)
-    figure = Decimal(records[2]["spend"]["epsilon_pld"])
-    records[2]["spend"]["epsilon_pld"] = str(figure - Decimal("0.000001"))
-    with pytest.raises(DisagreementError, match=r":3: .*not what its charges cost"):
-        verify_ledger(forge(records, KEY), key=KEY.verify_key)
+    for which, figure in (("spend", "epsilon_pld"), ("lifetime", "epsilon_rdp")):
+        records = payloads(path)
+        stated = Decimal(records[2][which][figure])
+        records[2][which][figure] = str(stated - Decimal("0.000001"))
+        with pytest.raises(DisagreementError, match=r":3: .*not what"):
+            verify_ledger(forge(records, KEY), key=KEY.verify_key)
 
 
 def test_the_tables_speak_of_every_kind_of_record():

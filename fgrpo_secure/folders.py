@@ -1,0 +1,77 @@
+"""Where the files of a run lie, and those that outlive it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fgrpo_secure.config import RunConfig
+from privacy.crypto import VerifyKey
+from privacy.ledger import read_key_file
+from privacy.plan import SERVER, Plan
+
+# Where private state lies in a run's folder, if no store is configured.
+_WITHIN = "clients"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Where the files of a run lie.
+
+    Attributes:
+        root: the run's folder.
+        store: where clients keep private state; inside the run unless configured.
+        data_sets: what each client's data set is called in a store that runs share;
+            after the client where nothing is said.
+    """
+
+    root: Path
+    store: Path
+    data_sets: Mapping[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def of(root: Path, config: RunConfig) -> RunFolder:
+        """The folder of a run under a configuration."""
+        state = config.machine.state
+        return RunFolder(
+            root,
+            Path(state) if state else root / _WITHIN,
+            {client.name: client.data_set or client.name for client in config.client},
+        )
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the store outlives the run, and with it what was spent."""
+        return self.store != self.root / _WITHIN
+
+    def private(self, name: str) -> Path:
+        """A client's private folder."""
+        return self.store / name
+
+    def of_run(self, name: str, run: bytes) -> Path:
+        """What a client keeps of one run, within its private folder."""
+        return self.private(name) / f"run-{run.hex()}"
+
+    def ledger(self, name: str) -> Path:
+        """The ledger of a party within the run's folder."""
+        return self.root / "ledger" / f"{name}.jsonl"
+
+    def data_set(self, name: str) -> str:
+        """What a client's data set is called."""
+        return self.data_sets.get(name, name)
+
+    def own_ledger(self, name: str) -> Path:
+        """Where a client writes its ledger: with its state where that is shared."""
+        if not self.is_shared:
+            return self.ledger(name)
+        return self.private(name) / "ledger" / f"{self.data_set(name)}.jsonl"
+
+    def key(self, name: str) -> Path:
+        """A party's public key."""
+        return self.root / "keys" / f"{name}.pub"
+
+    def roster(self, plan: Plan) -> dict[str, VerifyKey]:
+        """The pinned keys of all parties."""
+        names = [client.name for client in plan.clients]
+        return {name: read_key_file(self.key(name)) for name in [*names, SERVER]}
