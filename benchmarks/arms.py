@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from fgrpo_secure.config import RunConfig, load_config
 from fgrpo_secure.evaluate import evaluate
+from fgrpo_secure.folders import RunFolder
 from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.data import Example
 from fgrpo_secure.grpo.gradient import ScoredGroup, UnitGradients
@@ -32,7 +33,6 @@ from fgrpo_secure.registration import NORM_BOUND, registered_noise
 from fgrpo_secure.secrets import identity_key, private_directory
 from fgrpo_secure.server import Server
 from fgrpo_secure.server_optimizer import OptimizerState, step
-from fgrpo_secure.folders import RunFolder
 from fgrpo_secure.site import Site, open_site
 from fgrpo_secure.task import Task, load_run_policy, load_task, score
 from privacy.codec import decode, encode

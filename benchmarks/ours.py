@@ -24,15 +24,15 @@ import torch
 import fgrpo_secure.learner
 import privacy.contribution
 from benchmarks.worker import Channel, forget_peak, held_memory, peak_memory
+from fgrpo_secure.budget import open_client_ledger
 from fgrpo_secure.client import Client
 from fgrpo_secure.config import RunConfig, load_config
+from fgrpo_secure.folders import RunFolder
 from fgrpo_secure.grpo.gradient import UnitGradients
 from fgrpo_secure.job import make_plan, open_server_ledger, prepare_folder
 from fgrpo_secure.learner import Learner
 from fgrpo_secure.secrets import identity_key, private_directory
 from fgrpo_secure.server import Server
-from fgrpo_secure.budget import open_client_ledger
-from fgrpo_secure.folders import RunFolder
 from fgrpo_secure.task import load_task
 from privacy.contribution import Contribution
 from privacy.ledger import Ledger

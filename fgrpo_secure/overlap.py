@@ -10,6 +10,7 @@ What it cannot see: units that changed their ids, and a data set in another stor
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from privacy.crypto import Label, hmac_sha256
 from privacy.ledger import HANDLE_BYTES
 
 SUFFIX = ".units"
+
+# No client has a name that begins so.
+_KEY = ".units.key"
 
 # No two of 2**32 units have the same digest, but with a probability below 2**-64.
 _DIGEST_BYTES = 16
@@ -44,9 +48,17 @@ def claim_units(folder: RunFolder, name: str, units: Iterable[str], run: bytes) 
     """
     if not folder.is_shared:
         return
-    key = store_key(folder.store / "units.key")
-    path = folder.own_ledger(name).with_suffix(SUFFIX)
+    path = folder.store / _KEY
+    key = store_key(path)
     own = {_digest(key, unit) for unit in units}
+    with path.open("rb") as lock:
+        # Of two runs that begin at once, the later one has to see the earlier's units.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _claim(folder, name, own, run)
+
+
+def _claim(folder: RunFolder, name: str, own: set[bytes], run: bytes) -> None:
+    path = folder.own_ledger(name).with_suffix(SUFFIX)
     first, known = _read(path)
     fresh = own - known
     for other in sorted(folder.store.glob(f"*/{path.parent.name}/*{SUFFIX}")):

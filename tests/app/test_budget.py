@@ -401,7 +401,7 @@ def test_an_error_about_shared_units_names_none_of_them_and_not_how_many(sites):
 def test_the_digests_of_units_are_keyed_and_open_to_their_owner_alone(sites):
     spent(sites)
     path = sites.ledger_path.with_suffix(".units")
-    key = sites.run_folder().store / "units.key"
+    key = sites.run_folder().store / ".units.key"
     for private in (path, key):
         assert private.stat().st_mode & 0o777 == 0o600
     data = path.read_bytes()
@@ -424,6 +424,8 @@ def test_clients_of_one_plan_may_share_units_and_not_swap_them_later(sites):
     claim_units(folder, "count", other, SECOND)
     with pytest.raises(StateError, match=f"data set {NAME} of client {NAME}"):
         claim_units(folder, "count", [*other, UNITS[0]], SECOND)
+    # Which run a data set began with does not change when it goes on.
+    claim_units(folder, NAME, UNITS, SECOND)
     claim_units(folder, "shift", ["unheard of"], SECOND)
     with pytest.raises(StateError):
         claim_units(folder, "sort", UNITS[:1], SECOND)

@@ -1,7 +1,6 @@
 """What `fgrpo plan` tells somebody who has never heard of epsilon."""
 
 import math
-from dataclasses import replace
 from fractions import Fraction
 from statistics import NormalDist
 

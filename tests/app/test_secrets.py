@@ -8,8 +8,10 @@ import pytest
 from fgrpo_secure import secrets
 from fgrpo_secure.errors import StateError
 from fgrpo_secure.secrets import (
+    existing_identity,
     identity_key,
     private_directory,
+    store_key,
     write_atomically,
 )
 
@@ -86,3 +88,31 @@ def test_what_is_written_is_synced_before_it_has_its_name(tmp_path, monkeypatch)
     write_atomically(path, b"data")
     # The file's own sync, then that of its directory, which holds the name.
     assert seen == [False, True]
+
+
+def test_looking_for_an_identity_makes_none(tmp_path):
+    folder = tmp_path / "client"
+    assert existing_identity(folder) is None
+    assert not folder.exists()
+    made = identity_key(folder).verify_key
+    folder.chmod(0o755)
+    assert existing_identity(folder) == made
+    assert mode(folder) == 0o755
+
+
+def test_the_key_of_a_store_is_made_once_and_is_private(tmp_path, umask, monkeypatch):
+    path = tmp_path / ".units.key"
+    key = store_key(path)
+    assert len(key) == 32
+    assert mode(path) & 0o077 == 0
+    assert store_key(path) == key
+    # A process that looked before the other one had written finds the other's key.
+    monkeypatch.setattr(type(path), "exists", lambda self: False)
+    assert store_key(path) == key
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_key_of_a_store_that_is_not_whole_is_an_error(tmp_path):
+    (tmp_path / ".units.key").write_bytes(bytes(31))
+    with pytest.raises(StateError, match="not a key of this store"):
+        store_key(tmp_path / ".units.key")

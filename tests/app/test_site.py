@@ -12,6 +12,7 @@ from fgrpo_secure.registration import recipe_digest
 from fgrpo_secure.site import TenthsOfADraw, check_plan, open_site
 from fgrpo_secure.task import load_run_policy, load_task
 from privacy.errors import PlanMismatchError
+from privacy.ledger import HANDLE_BYTES
 from privacy.plan import ClientTerms
 from tests.app.sites import CLIENTS, FIRST, NAME, plan_of
 from tests.end_to_end.program import NAMES, UNITS
@@ -86,6 +87,15 @@ def test_a_plan_that_states_fewer_units_than_there_are_is_refused(sites):
     few = tuple(replace(client, units=UNITS - 1) for client in plan.clients)
     with pytest.raises(PlanMismatchError, match="fewer units"):
         opening(sites, config, replace(plan, clients=few))
+
+
+def test_a_site_notes_the_units_of_its_data_before_its_first_round(sites):
+    config = sites.config("machine.microbatch=1")
+    plan = replace(matching(config), recipe=recipe_digest(config))
+    clients = tuple(replace(client, units=UNITS) for client in plan.clients)
+    opening(sites, config, replace(plan, clients=clients))
+    noted = sites.ledger_path.with_suffix(".units").read_bytes()
+    assert len(noted) == HANDLE_BYTES + 16 * UNITS
 
 
 @pytest.mark.parametrize("microbatch", [1, 8])

@@ -8,12 +8,12 @@ import pytest
 
 from privacy.accountant import epsilon_pld
 from privacy.contribution import registered_event, registered_spend
-from privacy.events import draw_event
 from privacy.errors import (
     BudgetExceededError,
     DisagreementError,
     PlanMismatchError,
 )
+from privacy.events import draw_event
 from privacy.ledger import Intent
 from privacy.plan import WEIGHT_ONE
 from privacy.randomness import system_entropy

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from privacy.errors import PlanMismatchError, RefusalError
 from privacy.plan import (
     WEIGHT_ONE,
-    ClientTerms,
     Plan,
     Weighting,
     check_cohort,

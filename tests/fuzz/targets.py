@@ -1,0 +1,330 @@
+"""What is fuzzed: every parser, and every state that takes bytes from the other side.
+
+A target takes bytes and either returns or raises one of the kernel's own errors. A
+parser among them also writes what it read again and compares: the bytes that came in
+are the only ones that may come out. Nothing here needs a fuzzer; the first byte of an
+input says which target gets the rest.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+from privacy.crypto import VerifyKey, check_agreement_public, sha256
+from privacy.errors import MalformedMessageError, PrivacyError
+from privacy.ledger.envelope import GENESIS, PAYLOAD_TYPE, line_hash, open_line
+from privacy.ledger.payload import decode_record, encode_record
+from privacy.ledger.terms import read_terms
+from privacy.ledger.verify import examine
+from privacy.plan import SERVER, Plan
+from privacy.secagg import client as client_side
+from privacy.secagg import messages
+from privacy.secagg import server as server_side
+from privacy.secagg.envelope import PROTOCOL_VERSION, Signed, StoredState
+from privacy.secagg.key_shares import Direction, SealedShare, SharePair
+from privacy.secagg.messages import (
+    Label,
+    Offer,
+    read_aborted,
+    words_from_bytes,
+    words_to_bytes,
+)
+from privacy.secagg.shamir import ELEMENT_BYTES, check_element
+from privacy.secagg.transcript import Entry
+from privacy.wire import (
+    Bytes64,
+    Reader,
+    Writer,
+    canonical_json,
+    decode,
+    encode,
+    parse_canonical_json,
+    parse_rational,
+    rational,
+)
+from tests.privacy.secagg.harness import (
+    PHASES,
+    Counter,
+    identity,
+    join,
+    ledger_head,
+    make_terms,
+    play_until,
+)
+
+Target = Callable[[bytes], None]
+
+TERMS = make_terms(3, vector_length=2)
+NAME = "client-001"
+OFFER_DIGEST = play_until("shares", TERMS).server.desk.offer_digest
+SIGNED = [kind for kind in vars(messages).values() if hasattr(kind, "LABEL")]
+WIRE = [
+    *SIGNED,
+    Signed,
+    StoredState,
+    messages.KeyShares,
+    messages.Delivery,
+    messages.MaskedInput,
+    SealedShare,
+    SharePair,
+    Direction,
+    Entry,
+]
+
+
+def same(left: bytes, right: bytes) -> None:
+    """The invariant of a parser: it accepts one form, the one that is written."""
+    if left != right:
+        msg = "bytes were accepted that are not written again"
+        raise AssertionError(msg)
+
+
+def record_target(kind: type) -> Target:
+    return lambda data: same(encode(decode(kind, data)), data)
+
+
+def reader(data: bytes) -> None:
+    """Every method of `Reader`, in an order that the input chooses."""
+    plan, rest = data[:8], data[8:]
+    source, writer = Reader(rest), Writer()
+    for step in plan:
+        if step % 5 == 0:
+            writer.integer(source.integer())
+        elif step % 5 == 1:
+            writer.field(source.field())
+        elif step % 5 == 2:
+            writer.text(source.text())
+        elif step % 5 == 3:
+            writer.fixed(source.fixed(step), step)
+        else:
+            writer.integer(source.count())
+    source.finish()
+    same(writer.finish(), rest)
+
+
+def words(data: bytes) -> None:
+    same(words_to_bytes(words_from_bytes(data)), data)
+
+
+def elements(data: bytes) -> None:
+    same(check_element(data).to_bytes(ELEMENT_BYTES, "big"), data)
+
+
+def public_keys(data: bytes) -> None:
+    same(VerifyKey(data).raw, data)
+    check_agreement_public(data)
+
+
+def json_values(data: bytes) -> None:
+    same(canonical_json(parse_canonical_json(data)), data)
+
+
+def rationals(data: bytes) -> None:
+    text = data.decode("latin-1")
+    same(rational(parse_rational(text)).encode("latin-1"), data)
+
+
+def ledger_lines(data: bytes) -> None:
+    envelope = open_line(data)
+    same(ledger_line(envelope.payload, envelope.keyid, envelope.signature), data)
+
+
+def ledger_line(payload: bytes, keyid: str, signature: bytes) -> bytes:
+    def text(raw: bytes) -> str:
+        return base64.b64encode(raw).decode()
+
+    return canonical_json(
+        {
+            "payload": text(payload),
+            "payloadType": PAYLOAD_TYPE,
+            "signatures": [{"keyid": keyid, "sig": text(signature)}],
+        }
+    )
+
+
+def ledger_records(data: bytes) -> None:
+    header, record = decode_record(parse_canonical_json(data))
+    same(encode_record(header, record), data)
+
+
+def ledger_files(data: bytes) -> None:
+    """A ledger of these payloads, one a line, with numbers and links made whole."""
+    key = identity("server").verify_key
+    lines, prev = [], GENESIS
+    for seq, payload in enumerate(data.split(b"\n")):
+        try:
+            value = json.loads(payload)
+            linked = canonical_json(value | {"seq": seq, "prev": prev.hex()})
+        except (ValueError, TypeError, RecursionError):
+            linked = payload
+        line = ledger_line(linked, key.fingerprint, bytes(64))
+        prev = line_hash(line)
+        lines.append(line + b"\n")
+    for closed in (False, True):
+        examine(b"".join(lines), "fuzzed", None, None, closed=closed)
+
+
+def raw_ledger_files(data: bytes) -> None:
+    examine(data, "fuzzed", None, None, closed=True)
+
+
+def plans(data: bytes) -> None:
+    plan = Plan.from_json(parse_canonical_json(data))
+    same(canonical_json(plan.to_json()), data)
+    read_terms(plan.to_json())
+
+
+def plan_terms(data: bytes) -> None:
+    value = parse_canonical_json(data)
+    if isinstance(value, dict):
+        read_terms(value)
+
+
+def stored_client(data: bytes) -> None:
+    same(client_side.restore_client(data, identity(NAME)).to_bytes(), data)
+
+
+def stored_server(data: bytes) -> None:
+    same(server_side.restore_server(data, identity("server")).to_bytes(), data)
+
+
+def enveloped(label: Label, sender: str, digest: bytes, body: bytes) -> bytes:
+    """These bytes as the body of a message that its sender signed."""
+    version = PROTOCOL_VERSION.to_bytes(8, "big")
+    parts = (version, sender.encode(), digest, body)
+    signature: Bytes64 = identity(sender).sign(label, *parts)
+    return encode(Signed(PROTOCOL_VERSION, label, sender, digest, body, signature))
+
+
+def offered(data: bytes) -> None:
+    """A client that joins on whatever offer a hostile server has signed."""
+    digest = sha256(Label.OFFER_DIGEST, data)
+    join(NAME, enveloped(Offer.LABEL, SERVER, digest, data), TERMS)
+
+
+def aborted(data: bytes) -> None:
+    message = enveloped(Label.ABORTED, SERVER, OFFER_DIGEST, data)
+    read_aborted(message, TERMS, OFFER_DIGEST)
+
+
+def fresh(state):
+    """The state as if it had not answered yet."""
+    return replace(state, _once=client_side._Once())  # noqa: SLF001
+
+
+def client_target(phase: str) -> Target:
+    """A client's state that is given a signed message with this body."""
+    waiting = play_until(phase, TERMS).clients[NAME]
+    label, act = {
+        "shares": (
+            Label.ROSTER,
+            lambda state, data: state.share_keys(data, Counter("deal " + NAME)),
+        ),
+        "masked": (
+            Label.KEY_SHARE_INBOX,
+            lambda state, data: state.open_inbox(data),
+        ),
+        "consistency": (Label.SURVIVORS, lambda state, data: state.confirm(data)),
+        "reveal": (
+            Label.QUORUM,
+            lambda state, data: state.reveal(data, ledger_head(NAME)),
+        ),
+    }[phase]
+
+    def target(data: bytes) -> None:
+        act(fresh(waiting), enveloped(label, SERVER, OFFER_DIGEST, data))
+
+    return target
+
+
+def conclusion_target() -> Target:
+    waiting = play_until("reveal", TERMS).clients[NAME]
+
+    def target(data: bytes) -> None:
+        message = enveloped(Label.PUBLISHED, SERVER, OFFER_DIGEST, data)
+        fresh(waiting).conclude(message)
+
+    return target
+
+
+def server_target(phase: str) -> Target:
+    """The server's state, where one client signs these bytes and two are honest."""
+    play = play_until(phase, TERMS)
+    play.answer(phase)
+    state, honest = play.server, dict(play.replies)
+    label = {
+        "advert": Label.ADVERT,
+        "shares": Label.KEY_SHARES,
+        "masked": Label.MASKED_INPUT,
+        "consistency": Label.CONSISTENCY,
+        "reveal": Label.REVEAL,
+    }[phase]
+
+    def target(data: bytes) -> None:
+        try:
+            head = Reader(data).field()
+            rest = data[8 + len(head) :]
+        except MalformedMessageError:
+            head, rest = data, b""
+        signed = enveloped(label, NAME, OFFER_DIGEST, head)
+        if phase in ("shares", "masked"):
+            signed = Writer().field(signed).finish() + rest
+        state.collect({**honest, NAME: signed})
+
+    return target
+
+
+def unsigned_server_target(phase: str) -> Target:
+    """The server's state, where one client sends these bytes as they are."""
+    play = play_until(phase, TERMS)
+    play.answer(phase)
+    state, honest = play.server, dict(play.replies)
+
+    def target(data: bytes) -> None:
+        state.collect({**honest, NAME: data})
+
+    return target
+
+
+# Cheap parsers first. The order is part of every stored input: add at the end.
+TARGETS: dict[str, Target] = {
+    **{f"wire {kind.__name__}": record_target(kind) for kind in WIRE},
+    "reader": reader,
+    "words": words,
+    "elements": elements,
+    "public keys": public_keys,
+    "json": json_values,
+    "rationals": rationals,
+    "ledger line": ledger_lines,
+    "ledger record": ledger_records,
+    "ledger file": raw_ledger_files,
+    "ledger payloads": ledger_files,
+    "plan": plans,
+    "plan terms": plan_terms,
+    "client state": stored_client,
+    "server state": stored_server,
+    "offer": offered,
+    "aborted": aborted,
+    "published": conclusion_target(),
+    **{f"client {phase}": client_target(phase) for phase in PHASES[1:]},
+    **{f"server {phase}": server_target(phase) for phase in PHASES},
+    **{f"server bytes {phase}": unsigned_server_target(phase) for phase in PHASES},
+}
+NAMES = tuple(TARGETS)
+
+
+def run_input(data: bytes) -> str:
+    """Give an input to the target that its first byte names.
+
+    Returns:
+        The target's name; an error of the kernel is an answer like any other.
+    """
+    name = NAMES[data[0] % len(NAMES)] if data else NAMES[0]
+    try:
+        TARGETS[name](data[1:])
+    except PrivacyError:
+        pass
+    return name
