@@ -21,12 +21,14 @@ from typing import Any
 
 import torch
 
+import fgrpo_secure.draws
 import fgrpo_secure.learner
 import privacy.contribution
 from benchmarks.worker import Channel, forget_peak, held_memory, peak_memory
 from fgrpo_secure.budget import open_client_ledger
 from fgrpo_secure.client import Client
 from fgrpo_secure.config import RunConfig, load_config
+from fgrpo_secure.draws import Draws
 from fgrpo_secure.folders import RunFolder
 from fgrpo_secure.grpo.gradient import UnitGradients
 from fgrpo_secure.job import make_plan, open_server_ledger, prepare_folder
@@ -47,8 +49,8 @@ _MEASURED, _PEER = "client", "peer"
 _HOOKS: Sequence[tuple[Any, str, str]] = (
     (fgrpo_secure.learner, "charge", "charge"),
     (Contribution, "draw", "draw"),
-    (fgrpo_secure.learner, "generate", "rollout"),
-    (Learner, "_score", "reward"),
+    (fgrpo_secure.draws, "generate", "rollout"),
+    (Draws, "_score", "reward"),
     (Contribution, "noised_mean", "statistic"),
     (UnitGradients, "compute", "gradient"),
     (privacy.contribution, "encode", "encode"),
@@ -248,7 +250,7 @@ class Federation:
         exchange.phases, exchange.seconds = phases, 0.0
         draw, generate = (
             privacy.contribution.poisson_draw,
-            fgrpo_secure.learner.generate,
+            fgrpo_secure.draws.generate,
         )
         differentiate = UnitGradients.compute
         tokens, count, skipped = 0, 0, 0

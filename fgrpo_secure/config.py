@@ -165,9 +165,10 @@ class PrivacySection(_Section):
             if self.trust != "local" and getattr(self, name) != 1:
                 msg = (
                     f"{name} is above 1 and trust is 'distributed', where only the sum "
-                    "of a round is noised: noise on the end of several steps bounds "
-                    'nothing for one unit; set trust = "local", whose every step '
-                    "carries all of its noise, or take it out"
+                    "of a round is noised: that noise does not cover what one unit of "
+                    "an early step changes in the later ones; set trust = "
+                    '"local", whose every step carries all of its noise, or take it '
+                    "out"
                 )
                 raise ValueError(msg)
         return self

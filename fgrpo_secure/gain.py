@@ -100,11 +100,14 @@ def adaptive_weight(weighting: Weighting, gain_now: float) -> int:
 def fixed_weight(plan: Plan, name: str) -> int:
     """The weight of a client under the rules that look at no reward.
 
-    `size` adds units up as they are. `uniform` scales larger clients down until every
-    client's expected batch counts alike.
+    `size` lets every unit count alike: a client that draws from its units more often
+    than another is scaled down by as much. `uniform` scales larger clients down until
+    every client's expected batch counts alike.
     """
     if plan.weighting.rule == "size":
-        return WEIGHT_ONE
+        rarest = min(client.sampling_rate for client in plan.clients)
+        rate = plan.client(name).sampling_rate
+        return max(1, math.floor(WEIGHT_ONE * rarest / rate))
     smallest = min(plan.expected_batch(client.name) for client in plan.clients)
     return max(1, math.floor(WEIGHT_ONE * smallest / plan.expected_batch(name)))
 

@@ -150,8 +150,9 @@ def _from_whom(plan: Plan) -> str:
             "other clients together, and whoever gets the adapter, the ledgers or "
             "anything else that the run publishes. Each client adds all of the noise "
             "to each of its steps by itself, so that nobody else has to be trusted "
-            "with any, and the promise holds even for one client's own update; secure "
-            "aggregation hides that one as well."
+            "with any, and the promise holds even for one client's own update. Secure "
+            "aggregation hides that one as well from whoever works with too few "
+            "others to take the sum apart, and nothing is promised of that."
         )
     if plan.colluders == 0:
         others = "each of the other clients, as long as it works alone"

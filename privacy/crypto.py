@@ -33,6 +33,17 @@ KEY_BYTES = 32
 DIGEST_BYTES = 32
 SIGNATURE_BYTES = 64
 _CURVE25519_PRIME = 2**255 - 19
+# Points of order 1, 4 (both), 2 and 8 (all four), by their y; the sign is another bit.
+_ORDER_EIGHT = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
+_LOW_ORDER_IDENTITIES = frozenset(
+    (
+        0,
+        1,
+        _CURVE25519_PRIME - 1,
+        _ORDER_EIGHT,
+        _CURVE25519_PRIME - _ORDER_EIGHT,
+    )
+)
 _GCM_NONCE_BYTES = 12
 _AES_BLOCK_BYTES = 16
 
@@ -82,17 +93,24 @@ def sha256(label: Label, *parts: bytes) -> bytes:
     Returns:
         32 bytes.
     """
-    state = hashlib.sha256(framed(label, *parts))
+    # Piece by piece: a vector among the parts is not copied for its hash.
+    state = hashlib.sha256()
+    for piece in _pieces(label, parts):
+        state.update(piece)
     return state.digest()
 
 
 def framed(label: Label, *parts: bytes) -> bytes:
     """The injective encoding of a label and parts that is hashed, keyed or signed."""
+    return b"".join(_pieces(label, parts))
+
+
+def _pieces(label: Label, parts: tuple[bytes, ...]) -> list[bytes]:
     encoded = label.value.encode()
     pieces = [len(encoded).to_bytes(8, "big"), encoded]
     for part in parts:
         pieces += [len(part).to_bytes(8, "big"), part]
-    return b"".join(pieces)
+    return pieces
 
 
 def hmac_sha256(key: bytes, label: Label, *parts: bytes) -> bytes:
@@ -117,14 +135,28 @@ class VerifyKey:
 
     Attributes:
         raw: 32 bytes, RFC 8032.
+
+    Raises:
+        MalformedMessageError: another length, not canonical, or of low order.
     """
 
     raw: bytes
 
     def __post_init__(self) -> None:
-        """Refuse any other length."""
+        """Refuse another length, a second encoding of a key, and keys of low order.
+
+        Under a key of low order one signature holds for many messages: its owner could
+        disown whatever it signed.
+        """
         if len(self.raw) != KEY_BYTES:
             msg = f"an Ed25519 public key has 32 bytes, got {len(self.raw)}"
+            raise MalformedMessageError(msg)
+        y = int.from_bytes(self.raw, "little") % 2**255
+        if y >= _CURVE25519_PRIME:
+            msg = "an Ed25519 public key that is not canonical"
+            raise MalformedMessageError(msg)
+        if y in _LOW_ORDER_IDENTITIES:
+            msg = "an Ed25519 public key of low order"
             raise MalformedMessageError(msg)
 
     @property
@@ -282,18 +314,26 @@ class Keystream:
 
     Args:
         key: 32 bytes.
+        start: byte of the stream to begin at, a multiple of `BLOCK`: threads read
+            parts of one stream.
     """
+
+    BLOCK = _AES_BLOCK_BYTES
 
     # The library asks for one block more than it writes.
     OVERHANG = _AES_BLOCK_BYTES
 
     __slots__ = ("_encryptor",)
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, start: int = 0) -> None:
         if len(key) != KEY_BYTES:
             msg = f"an AES-256 key has 32 bytes, got {len(key)}"
             raise ValueError(msg)
-        counter = modes.CTR(bytes(_AES_BLOCK_BYTES))
+        block, within = divmod(start, _AES_BLOCK_BYTES)
+        if within:
+            msg = f"a keystream is entered at a block of 16 bytes, not at byte {start}"
+            raise ValueError(msg)
+        counter = modes.CTR(block.to_bytes(_AES_BLOCK_BYTES, "big"))
         self._encryptor = Cipher(algorithms.AES256(key), counter).encryptor()
 
     def read(self, count: int) -> bytes:

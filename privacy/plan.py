@@ -324,7 +324,13 @@ class Plan:
         """
         try:
             plan = _parse(value)
-        except (KeyError, TypeError, ValueError, MalformedMessageError):
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            OverflowError,
+            MalformedMessageError,
+        ):
             plan = None
         if plan is None or plan.to_json() != value:
             msg = f"not a plan in the format {PLAN_FORMAT}"
@@ -407,8 +413,8 @@ class Plan:
         _require(
             self.is_local or self.local_steps == self.inner_steps == 1,
             "local_steps and inner_steps above 1 need trust = 'local', where each step "
-            "carries all of its noise: noise on the sum of several steps alone bounds "
-            "nothing for any one unit",
+            "carries all of its noise: noise on the sum of several steps alone does "
+            "not cover what one unit of an early step changes in the later ones",
         )
 
     def _check_delta(self) -> None:
@@ -511,6 +517,10 @@ def check_cohort(names: list[str], *, min_survivors: int, colluders: int) -> Non
         f"{count}",
     )
     _require(
+        min_survivors >= 1,
+        f"min_survivors is {min_survivors}; set it to 1 or more",
+    )
+    _require(
         threshold(count, colluders) <= count,
         f"{count} clients with {colluders} colluders have no threshold t: "
         f"2t > n + colluders needs t > n; set colluders to at most {count - 1}",
@@ -561,7 +571,7 @@ def _parse(value: Any) -> Plan:  # noqa: ANN401
         rounds=_integer(value["rounds"]),
         local_steps=_integer(value["local_steps"]),
         inner_steps=_integer(value["inner_steps"]),
-        clip_norm=parse_rational(value["clip_norm"]),
+        clip_norm=parse_rational(_text(value["clip_norm"])),
         norm_bound=_integer(value["norm_bound"]),
         noise_variance=int(_text(value["noise_variance"])),
         statistic_norm_bound=_integer(value["statistic_norm_bound"]),
@@ -574,16 +584,16 @@ def _parse(value: Any) -> Plan:  # noqa: ANN401
             ClientTerms(
                 _text(client["name"]),
                 _integer(client["units"]),
-                parse_rational(client["sampling_rate"]),
+                parse_rational(_text(client["sampling_rate"])),
             )
             for client in value["clients"]
         ),
         weighting=Weighting(
             rule=_text(weighting["rule"]),
             gain=_text(weighting["gain"]),
-            temperature=parse_rational(weighting["temperature"]),
-            baseline_decay=parse_rational(weighting["baseline_decay"]),
-            max_weight_ratio=parse_rational(weighting["max_weight_ratio"]),
+            temperature=parse_rational(_text(weighting["temperature"])),
+            baseline_decay=parse_rational(_text(weighting["baseline_decay"])),
+            max_weight_ratio=parse_rational(_text(weighting["max_weight_ratio"])),
         ),
         recipe=_text(value["recipe"]),
     )

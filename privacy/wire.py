@@ -21,6 +21,9 @@ Json: TypeAlias = "bool | int | str | list[Json] | dict[str, Json] | None"
 
 # RFC 8785 numbers are IEEE doubles; integers beyond this would not survive them.
 MAX_JSON_INTEGER = 2**53 - 1
+# Deeper than anything here is nested. Without a limit the interpreter's stack would be
+# one, and whether bytes are accepted would hang on who calls the parser.
+MAX_JSON_DEPTH = 32
 _LENGTH_BYTES = 8
 MAX_FIELD_BYTES = 2**36
 
@@ -33,9 +36,10 @@ def canonical_json(value: Json) -> bytes:
 
     Raises:
         TypeError: a float, a non-string key or any other type.
-        ValueError: an integer beyond 2**53 - 1, or text that is not valid Unicode.
+        ValueError: an integer beyond 2**53 - 1, text that is not valid Unicode, or a
+            value nested deeper than `MAX_JSON_DEPTH`.
     """
-    _check_json(value)
+    _check_json(value, 0)
     text = _encode(value)
     return text.encode("utf-8")
 
@@ -80,7 +84,10 @@ def parse_rational(text: str) -> Fraction:
     return value
 
 
-def _check_json(value: Json) -> None:
+def _check_json(value: Json, depth: int) -> None:
+    if depth > MAX_JSON_DEPTH:
+        msg = f"a value that is nested deeper than {MAX_JSON_DEPTH} levels"
+        raise ValueError(msg)
     if value is None or isinstance(value, (bool, str)):
         return
     if isinstance(value, int):
@@ -89,13 +96,13 @@ def _check_json(value: Json) -> None:
             raise ValueError(msg)
     elif isinstance(value, list):
         for item in value:
-            _check_json(item)
+            _check_json(item, depth + 1)
     elif isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
                 msg = "a JSON key must be a string"
                 raise TypeError(msg)
-            _check_json(item)
+            _check_json(item, depth + 1)
     else:
         msg = f"{type(value).__name__} has no canonical JSON form here"
         raise TypeError(msg)

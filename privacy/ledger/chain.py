@@ -144,7 +144,10 @@ def _own_key(header: Header, record: Record) -> VerifyKey:
     if isinstance(record, ClientOpened | ServerOpened):
         raw = record.roster.get(header.party)
         if raw is not None:
-            return VerifyKey(raw)
+            try:
+                return VerifyKey(raw)
+            except MalformedMessageError as error:
+                raise BadSignatureError(str(error)) from None
     msg = "no key is known: the first record does not open a run for its party"
     raise BadSignatureError(msg)
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from privacy.crypto import VerifyKey
-from privacy.errors import LedgerError
+from privacy.errors import LedgerError, MalformedMessageError
 from privacy.ledger.durable import replace_file
 
 KEY_SUFFIX = ".pub"
@@ -23,12 +23,16 @@ def parse_key_file(data: bytes) -> VerifyKey:
     """Read a key's file.
 
     Raises:
-        LedgerError: not exactly 64 lower-case hex digits and a newline.
+        LedgerError: not exactly 64 lower-case hex digits and a newline, or a key that
+            must not be used.
     """
     if _FORM.fullmatch(data) is None:
         msg = "not a public key: 64 lower-case hex digits and a newline"
         raise LedgerError(msg)
-    return VerifyKey(bytes.fromhex(data[:-1].decode()))
+    try:
+        return VerifyKey(bytes.fromhex(data[:-1].decode()))
+    except MalformedMessageError as error:
+        raise LedgerError(str(error)) from None
 
 
 def write_key_file(path: Path, key: VerifyKey) -> None:

@@ -13,7 +13,14 @@ from decimal import Decimal, InvalidOperation
 from privacy.errors import MalformedMessageError
 from privacy.ledger.fields import codecs, decimal_text, from_object
 from privacy.ledger.records import Event
-from privacy.plan import LOCAL, MAX_CLIENTS, PLAN_FORMAT, SERVER, threshold
+from privacy.plan import (
+    DISTRIBUTED,
+    LOCAL,
+    MAX_CLIENTS,
+    PLAN_FORMAT,
+    SERVER,
+    threshold,
+)
 from privacy.wire import MAX_JSON_INTEGER, Json
 
 _MAX_DECIMAL_CHARACTERS = 64
@@ -78,6 +85,9 @@ def read_terms(plan: Mapping[str, Json]) -> Terms:
     """
     if plan.get("format") != PLAN_FORMAT:
         msg = f"a plan that is not of the format {PLAN_FORMAT}"
+        raise MalformedMessageError(msg)
+    if plan.get("trust") not in (DISTRIBUTED, LOCAL):
+        msg = "a plan without a trust model"
         raise MalformedMessageError(msg)
     local_steps = _positive(plan, "local_steps")
     if plan.get("trust") != LOCAL and (local_steps, plan.get("inner_steps")) != (1, 1):

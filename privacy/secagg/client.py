@@ -480,6 +480,8 @@ class AwaitingVector(_State):
             modulus_bits=terms.modulus_bits,
         )
         words = words_to_bytes(residues)
+        # The message is another copy of the words: no more than three vectors are held.
+        del residues
         header = self._sign(
             MaskedHeader(
                 roster_hash=self.roster_hash,

@@ -6,19 +6,29 @@ that it leaves the sum; a self mask is removed by the server, from shares.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 
 from privacy.crypto import AgreementKey, Keystream, Label, hkdf_sha256
-from privacy.vectors import ResidueVector
+from privacy.vectors import MAX_MODULUS_BITS, ResidueVector
 from privacy.wire import Bytes32, encode
 
 # Chunk and keystream buffer stay in the second-level cache: longer ones wait for
 # memory, shorter ones for the calls.
-CHUNK_WORDS = 32 * 1024
+CHUNK_WORDS = 48 * 1024
+# A thread is worth its start from so many words of keystream on.
+THREAD_WORDS = 2**25
+MAX_THREADS = 8
 _WORD_BYTES = 4
+# Additions across the borders of cache lines take longer.
+_LINE_BYTES = 64
+_LINE_WORDS = _LINE_BYTES // _WORD_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +121,9 @@ def apply_masks(
     """Add and subtract the masks of these keys, in place.
 
     The outer loop is over chunks of the vector and the inner one over keys, so that a
-    chunk is read from memory once however many masks it takes.
+    chunk is read from memory once however many masks it takes. Where there is much to
+    do, threads take parts of the vector: the library releases the interpreter's lock
+    while it encrypts.
 
     Args:
         residues: shape (length,), uint32, C-contiguous and writable.
@@ -120,23 +132,77 @@ def apply_masks(
         modulus_bits: the result is reduced modulo 2**modulus_bits.
 
     Guarantee:
-        Adding and subtracting the same keys gives the vector back.
+        Adding and subtracting the same keys gives the vector back. The words do not
+        depend on the number of threads.
     """
-    streams: list[tuple[Keystream, np.ufunc]] = [
-        *((Keystream(key), np.add) for key in added),
-        *((Keystream(key), np.subtract) for key in subtracted),
+    masks: list[tuple[bytes, np.ufunc]] = [
+        *((key, np.add) for key in added),
+        *((key, np.subtract) for key in subtracted),
     ]
-    length = min(len(residues), CHUNK_WORDS)
-    zeros = memoryview(bytes(_WORD_BYTES * length))
-    buffer = bytearray(_WORD_BYTES * length + Keystream.OVERHANG)
-    target = memoryview(buffer)
-    # Little-endian on every machine: both ends of a pair must read the same words.
-    words = np.frombuffer(buffer, dtype="<u4", count=length)
+    work = partial(_apply, masks=masks, modulus_bits=modulus_bits)
+    starts = _starts(len(residues), len(masks))
+    parts = np.split(residues, starts[1:])
+    if len(parts) == 1:
+        work(residues, 0)
+        return
+    with ThreadPoolExecutor(len(parts)) as pool:
+        # The list raises what a thread raised.
+        list(pool.map(work, parts, starts))
+
+
+def _starts(length: int, masks: int) -> list[int]:
+    """The words at which the threads' parts begin, each at a whole cache line."""
+    threads = min(MAX_THREADS, cores(), length * masks // THREAD_WORDS)
+    # A cache line holds whole blocks of the keystream, which may be entered there.
+    lines = length // _LINE_WORDS
+    return [lines * k // threads * _LINE_WORDS for k in range(threads)] or [0]
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _apply(
+    residues: ResidueVector,
+    start: int,
+    *,
+    masks: Sequence[tuple[bytes, np.ufunc]],
+    modulus_bits: int,
+) -> None:
+    """As `apply_masks`, on a part of a vector that begins at word `start` of it."""
+    streams = [
+        (Keystream(key, _WORD_BYTES * start).read_into, combine)
+        for key, combine in masks
+    ]
+    zeros = memoryview(bytes(_WORD_BYTES * min(len(residues), CHUNK_WORDS)))
+    target, words = _buffer(min(len(residues), CHUNK_WORDS))
     modulus_mask = np.uint32(2**modulus_bits - 1)
-    for start in range(0, len(residues), CHUNK_WORDS):
-        chunk = residues[start : start + CHUNK_WORDS]
-        for stream, combine in streams:
-            stream.read_into(zeros[: _WORD_BYTES * len(chunk)], target)
+    # The first chunk ends where a cache line does, so that all others begin there.
+    first = CHUNK_WORDS - residues.ctypes.data % _LINE_BYTES // _WORD_BYTES
+    edges = [0, *range(max(first, 1), len(residues), CHUNK_WORDS), len(residues)]
+    for left, right in pairwise(edges):
+        chunk = residues[left:right]
+        blank, mask = zeros[: _WORD_BYTES * len(chunk)], words[: len(chunk)]
+        for read_into, combine in streams:
+            read_into(blank, target)
             # uint32 wraps modulo 2**32, of which 2**modulus_bits is a divisor.
-            combine(chunk, words[: len(chunk)], out=chunk)
-        chunk &= modulus_mask
+            combine(chunk, mask, chunk)
+        if modulus_bits < MAX_MODULUS_BITS:
+            chunk &= modulus_mask
+
+
+def _buffer(length: int) -> tuple[memoryview, ResidueVector]:
+    """Memory for so many words of a keystream, from the start of a cache line.
+
+    Returns:
+        What the keystream is written to, and its words.
+    """
+    size = _WORD_BYTES * length + Keystream.OVERHANG
+    room = np.zeros(size + _LINE_BYTES, np.uint8)
+    offset = -room.ctypes.data % _LINE_BYTES
+    # Little-endian on every machine: both ends of a pair must read the same words.
+    words = room[offset : offset + _WORD_BYTES * length].view("<u4")
+    return room[offset : offset + size].data, words

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fgrpo_secure import client as client_module
+from fgrpo_secure import draws as draws_module
 from fgrpo_secure import learner as learner_module
 from fgrpo_secure.errors import ModelError, StateError
 from fgrpo_secure.grpo.gradient import UnitGradients
@@ -229,14 +230,14 @@ def test_a_unit_that_cannot_be_generated_counts_as_zeros_and_hurts_no_other(
     one = federation(names=TRIO)
     bad = rows(one)[3]
     marked = list(one.tasks[NAME].prompts[unit_of(bad)][0])
-    generate = learner_module.generate
+    generate = draws_module.generate
 
     def failing(policy, prompts, *rest):
         if any(list(prompt) == marked for prompt in prompts):
             raise error
         return generate(policy, prompts, *rest)
 
-    monkeypatch.setattr(learner_module, "generate", failing)
+    monkeypatch.setattr(draws_module, "generate", failing)
     published_with_everybody(one)
     found = spy.of()
     failed = found.pop(unit_of(bad))
@@ -301,7 +302,7 @@ def test_failures_are_noted_without_what_failed(federation, monkeypatch):
     def failing(*arguments):
         raise RuntimeError("planted secret")
 
-    monkeypatch.setattr(learner_module, "generate", failing)
+    monkeypatch.setattr(draws_module, "generate", failing)
     published_with_everybody(one)
     text = (one.client_folder(NAME) / "metrics.jsonl").read_text("utf-8")
     assert "RuntimeError" in text
@@ -414,7 +415,9 @@ def test_an_abort_of_no_round_changes_nothing(federation):
 def test_an_abort_that_the_server_did_not_sign_is_no_abort(federation):
     one = federation()
     one.exchange.lost = {("shares", "sort"), ("shares", "count")}
-    one.exchange.altered["aborted", NAME] = lambda data: data[:-1] + b"\0"
+    one.exchange.altered["aborted", NAME] = lambda data: (
+        data[:-1] + bytes([data[-1] ^ 1])
+    )
     assert not one.round(1).published
     assert isinstance(one.exchange.errors["aborted", NAME], PrivacyError)
     assert one.kinds(NAME)[-1] == "commit"

@@ -6,9 +6,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from fgrpo_secure import draws as draws_module
 from fgrpo_secure import learner as learner_module
 from fgrpo_secure.cli import main
 from fgrpo_secure.config import load_config
+from fgrpo_secure.draws import Draws
 from fgrpo_secure.errors import ConfigurationError, DataError
 from fgrpo_secure.grpo.gradient import UnitGradients
 from fgrpo_secure.grpo.units import subject_id
@@ -87,7 +89,7 @@ def learn(folder, change=lambda data: data, *, patch=None, **settings):
     one = Federation(folder, names=TRIO, units=len(PATIENTS), edits=edits, **given)
     told = Told()
     draw, add, seal = Contribution.draw, Contribution.add, Contribution.seal
-    generate, score = learner_module.generate, Learner._score
+    generate, score = draws_module.generate, Draws._score
     measure = door.noised_mean
 
     def spied_draw(contribution, units):
@@ -122,8 +124,8 @@ def learn(folder, change=lambda data: data, *, patch=None, **settings):
             spying.setattr(Contribution, "draw", spied_draw)
             spying.setattr(Contribution, "add", spied_add)
             spying.setattr(Contribution, "seal", spied_seal)
-            spying.setattr(learner_module, "generate", spied_generate)
-            spying.setattr(Learner, "_score", spied_score)
+            spying.setattr(draws_module, "generate", spied_generate)
+            spying.setattr(Draws, "_score", spied_score)
             spying.setattr(door, "noised_mean", spied_measure)
             if patch is not None:
                 patch(spying, one)
@@ -263,7 +265,7 @@ def test_the_statistic_takes_one_bounded_number_of_each_unit(tmp_path):
             )
             return np.full(len(group.texts), high if top else low)
 
-        spying.setattr(learner_module, "score", scored)
+        spying.setattr(draws_module, "score", scored)
 
     told = learn(tmp_path / "one", patch=patch, aggregation={"rule": "fgrpo"})
     assert len(told.rewards) == len(told.drawn[1]) == len(set(PATIENTS))
@@ -332,7 +334,7 @@ def test_a_prompt_that_cannot_be_generated_makes_its_whole_unit_zeros(
     tmp_path, undisturbed
 ):
     def patch(spying, one):
-        generate = learner_module.generate
+        generate = draws_module.generate
         marked = list(one.tasks[NAME].prompts[unit("ann")][1])
 
         def failing(policy, prompts, *rest):
@@ -340,7 +342,7 @@ def test_a_prompt_that_cannot_be_generated_makes_its_whole_unit_zeros(
                 raise RuntimeError
             return generate(policy, prompts, *rest)
 
-        spying.setattr(learner_module, "generate", failing)
+        spying.setattr(draws_module, "generate", failing)
 
     told = learn(tmp_path / "one", patch=patch)
     assert told.vectors.pop(unit("ann")) is None

@@ -1,6 +1,7 @@
 """Weights from a client's own past: bounded, and free of anyone else's scale."""
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -91,6 +92,24 @@ def test_better_than_ones_past_is_a_gain_and_worse_a_loss(mode):
     assert gain(weighting(mode), before, 0.1) == 0.0
     assert gain(weighting(mode), before, 0.4) > 0.0
     assert gain(weighting(mode), before, -0.4) < 0.0
+
+
+def test_by_size_a_unit_counts_alike_however_often_its_client_draws():
+    plan = make_plan(
+        clients=tuple(
+            replace(client, sampling_rate=Fraction(1, part))
+            for client, part in zip(cohort(40, 80, 20), (1, 4, 8), strict=True)
+        ),
+        weighting=SIZE,
+        **NO_STATISTIC,
+        min_survivors=2,
+    )
+    parts = [
+        fixed_weight(plan, c.name) * plan.expected_batch(c.name) for c in plan.clients
+    ]
+    assert [part / sum(parts) for part in parts] == [
+        Fraction(c.units, 140) for c in plan.clients
+    ]
 
 
 def test_the_relative_gain_is_over_the_baseline_on_the_scale_from_0_to_1():

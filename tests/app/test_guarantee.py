@@ -1,6 +1,7 @@
 """What `fgrpo plan` tells somebody who has never heard of epsilon."""
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 from statistics import NormalDist
 
@@ -175,3 +176,22 @@ def test_every_line_fits_a_terminal():
     for plan in (make_plan(), make_plan(unit="patient_id", max_prompts_per_unit=4)):
         shown = explain(plan, plan_facts(plan))
         assert max(map(len, shown.splitlines())) <= 79
+
+
+def test_what_is_claimed_is_what_the_most_exposed_client_has():
+    """Its rate decides, wherever it stands among the clients."""
+    slow = Fraction(1, 40)
+    clients = tuple(
+        replace(client, sampling_rate=client.sampling_rate if place == 2 else slow)
+        for place, client in enumerate(make_plan().clients)
+    )
+    mixed, fast = make_plan(clients=clients), make_plan()
+    assert mixed.most_exposed == fast.clients[2].name
+    assert attack_on(mixed) == attack_on(fast)
+    facts = plan_facts(mixed)
+    assert facts["epsilon_pld"] == plan_facts(fast)["epsilon_pld"]
+    own = facts["epsilon_by_client"]
+    assert own[mixed.most_exposed] == facts["epsilon_pld"]
+    assert max(v for k, v in own.items() if k != mixed.most_exposed) < min(
+        facts["epsilon_pld"], 3
+    )

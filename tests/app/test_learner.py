@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fgrpo_secure import learner as learner_module
+from fgrpo_secure import draws as draws_module
 from fgrpo_secure.learner import Learner
 from privacy import contribution as door
 from privacy.contribution import Contribution
@@ -46,7 +46,7 @@ def told(federation, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(Contribution, "weigh", spied)
             patch.setattr(door, "noised_mean", fixed)
-            patch.setattr(learner_module, "score", scored)
+            patch.setattr(draws_module, "score", scored)
             for number in range(1, len(noised) + 1):
                 ledger = one.ledgers[NAME]
                 ledger.append(Joined(number, 1, bytes(32), bytes(32)))

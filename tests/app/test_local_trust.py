@@ -267,3 +267,49 @@ def test_a_local_step_that_moves_nothing_or_too_far_ends_the_clients_part(
     assert len(said) == len(TRIO)
     assert all(words in text and "local_learning_rate" in text for text in said)
     assert one.last(NAME, "intent")["releases"] == 2
+    spent = one.last(NAME, "intent")["spend"]["charges"]
+    assert not one.round(2).published
+    assert one.last(NAME, "intent")["spend"]["charges"] == spent
+
+
+def test_numbers_that_do_not_fit_into_memory_end_no_clients_part(begin, monkeypatch):
+    one, spy = begin()
+    victim = next(iter(one.tasks[NAME].units))
+    made = Contribution.uniforms
+
+    def failing(contribution, unit, count):
+        if unit == victim:
+            raise MemoryError
+        return made(contribution, unit, count)
+
+    monkeypatch.setattr(Contribution, "uniforms", failing)
+    assert one.round(1).published
+    added = [vector for _, (unit, vector) in spy.of("add") if unit == victim]
+    assert added == [None] * 4
+
+
+def test_a_rounds_weight_is_made_from_the_mean_of_all_its_statistics(begin):
+    """And the noise that is known of the mean falls with their number."""
+    one, _ = begin()
+    measured, told = [], {}
+    noised, updated = Contribution.noised_mean, learner_module.updated
+
+    def spied(contribution, rewards):
+        value = noised(contribution, rewards)
+        if contribution._name == NAME:
+            measured.append(value)
+        return value
+
+    def followed(weighting, before, mean, noise_std):
+        told.setdefault(mean, noise_std)
+        return updated(weighting, before, mean, noise_std)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Contribution, "noised_mean", spied)
+        patch.setattr(learner_module, "updated", followed)
+        one.round(1)
+    plan = one.plan
+    assert len(measured) == 2
+    alone = plan.statistic_variance**0.5 / plan.statistic_norm_bound
+    alone /= float(plan.expected_batch(NAME))
+    assert told[sum(measured) / 2] == pytest.approx(alone / 2**0.5)

@@ -319,7 +319,7 @@ MISTAKES = [
         "plan",
         setting("privacy.local_steps=4"),
         2,
-        "noise on the end of several steps bounds nothing for one unit",
+        "does not cover what one unit of an early step changes in the later ones",
         'Set trust = "local", whose every step carries all of its noise',
     ),
     (

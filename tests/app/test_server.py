@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fgrpo_secure import learner as learner_module
+from fgrpo_secure import draws as draws_module
 from fgrpo_secure import server as server_module
 from fgrpo_secure.errors import ModelError, StateError
 from fgrpo_secure.grpo import adapter
@@ -439,7 +439,7 @@ def test_a_process_that_dies_while_it_stops_does_not_go_on_later(
 def test_without_noise_a_round_of_equal_rewards_goes_on(federation, monkeypatch):
     """Its sum is zero, which says nothing of any tensor."""
     monkeypatch.setattr(
-        learner_module,
+        draws_module,
         "group_advantages",
         lambda rewards, scale: np.zeros(rewards.shape),
     )

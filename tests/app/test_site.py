@@ -40,8 +40,6 @@ OTHER_TERMS = {
     "rounds": {"rounds": 9},
     "sampling rate": {"clients": cohort(*[40] * 4, names=NAMES, rate=Fraction(1, 7))},
     "trust": {"trust": "local"},
-    "local steps": {"trust": "local", "local_steps": 2},
-    "inner steps": {"trust": "local", "inner_steps": 2},
     "clip norm": {"clip_norm": Fraction(1, 11)},
     "survivors": {"min_survivors": 4},
     "colluders": {"colluders": 0},
@@ -58,6 +56,17 @@ def test_a_plan_with_other_terms_than_the_configuration_is_refused(sites, change
     other = replace(plan, **changes)
     with pytest.raises(PlanMismatchError, match="other terms"):
         check_plan(other, config)
+
+
+@pytest.mark.parametrize("name", ["local_steps", "inner_steps"])
+def test_a_plan_with_other_steps_than_the_configuration_is_refused(sites, name):
+    config = sites.config(
+        "federation.colluders=1", "federation.min_survivors=3", "privacy.trust=local"
+    )
+    plan = replace(matching(config), trust="local")
+    check_plan(plan, config)
+    with pytest.raises(PlanMismatchError, match="other terms"):
+        check_plan(replace(plan, **{name: 2}), config)
 
 
 def test_a_plan_with_another_number_of_units_than_declared_is_refused(sites):

@@ -63,11 +63,36 @@ def test_a_run_without_noise_says_so_everywhere_and_verifies(tmp_path, capsys):
     stated += [client["epsilon"] for client in summary["clients"]]
     assert set(stated) == {"infinity"}
     assert main(["ledger", "verify", str(output)]) == 0
-    assert "Infinity" in capsys.readouterr().out
+    assert "infinity" in capsys.readouterr().out
     # A summary that claims a number for it does not verify.
     path = output / "summary.json"
     path.write_text(path.read_text("utf-8").replace('"infinity"', "8.0", 1))
     assert main(["ledger", "verify", str(output)]) == 1
+
+
+# A run in which every client adds all of the noise.
+
+
+def test_a_run_of_local_trust_verifies_and_says_what_it_spent(tmp_path, capsys):
+    privacy = {"trust": "local", "rounds": 2, "local_steps": 2, "inner_steps": 2}
+    grpo = {"local_learning_rate": 5.0}
+    config = write_config(tmp_path, privacy=privacy, grpo=grpo)
+    output = tmp_path / "out"
+    program = Program(tmp_path, "run", config, "--output", output, "--json")
+    assert program.wait() == 0, program.stderr
+    summary = json.loads(program.stdout.splitlines()[-1])
+    assert summary["rounds_completed"] == 2
+    assert 7.9 < summary["epsilon"] <= 8
+    assert {client["epsilon"] for client in summary["clients"]} == {summary["epsilon"]}
+    # What was shown of the last round is what the ledgers say.
+    shown = re.findall(r"epsilon ([0-9.]+) of 8", program.stderr)
+    assert float(shown[-1]) == pytest.approx(summary["epsilon"], abs=0.01)
+    first = [r for r in records(output / "ledger/sums.jsonl") if r["kind"] == "intent"]
+    spent = float(first[0]["spend"]["epsilon_pld"])
+    assert float(shown[0]) == pytest.approx(spent, abs=0.01)
+    assert [r["spend"]["charges"] for r in first] == [2, 4]
+    assert main(["ledger", "verify", str(output)]) == 0
+    assert "4 charges" in capsys.readouterr().out
 
 
 # The summary and what is printed.

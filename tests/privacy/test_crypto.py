@@ -191,6 +191,30 @@ def test_an_identity_has_32_bytes():
         VerifyKey(bytes(31))
 
 
+IDENTITY_OF_ORDER_EIGHT = (
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"
+)
+
+
+@pytest.mark.parametrize("sign", [0, 2**255])
+@pytest.mark.parametrize(
+    "y",
+    [0, 1, P - 1, "eight", "minus eight"],
+)
+def test_an_identity_under_which_anybody_signs_is_refused(y, sign):
+    eight = int.from_bytes(bytes.fromhex(IDENTITY_OF_ORDER_EIGHT), "little")
+    value = {"eight": eight, "minus eight": P - eight}.get(y, y)
+    with pytest.raises(MalformedMessageError, match="low order"):
+        VerifyKey(encoded(value + sign))
+
+
+@pytest.mark.parametrize("y", [P, P + 1, P + 18])
+@pytest.mark.parametrize("sign", [0, 2**255])
+def test_an_identity_has_one_encoding(y, sign):
+    with pytest.raises(MalformedMessageError, match="canonical"):
+        VerifyKey(encoded(y + sign))
+
+
 def test_no_private_key_shows_in_a_repr():
     assert "7777" not in repr(SigningKey(b"\x77" * 32))
     assert "www" not in repr(SigningKey(b"w" * 32))

@@ -171,6 +171,8 @@ BAD_JSON = {
     "a truth value": lambda v: v.update(inner_steps=True),
     "an unreduced rational": lambda v: v["clients"][0].update(sampling_rate="2/20"),
     "a decimal for a rational": lambda v: v["clients"][0].update(sampling_rate="0.1"),
+    "a number for a rational": lambda v: v.update(clip_norm=1),
+    "nothing for a rational": lambda v: v["weighting"].update(temperature=None),
     "a missing rate": lambda v: v["clients"][0].pop("sampling_rate"),
     "a variance with a sign": lambda v: v.update(noise_variance="+4194304"),
     "a variance with zeros in front": lambda v: v.update(noise_variance="04194304"),
@@ -227,6 +229,7 @@ REFUSED = {
     "several local steps under one noise": {"local_steps": 2},
     "no local step": {"local_steps": 0, "trust": "local"},
     "unknown trust": {"trust": "none"},
+    "no survivors": {"min_survivors": 0, "trust": "local"},
     "no rounds": {"rounds": 0},
     "a sampling rate of 0": {"sampling_rate": Fraction(0)},
     "a sampling rate above 1": {"sampling_rate": Fraction(11, 10)},
@@ -417,6 +420,31 @@ def test_the_wrap_level_covers_a_draw_that_is_ten_deviations_too_large(rate):
     assert wrap_level(plan) >= draw * plan.norm_bound + 7 * noise
     # And never more than every unit at once with noise of ten deviations.
     assert wrap_level(plan) <= 2100 * plan.norm_bound + 14 * noise
+
+
+@pytest.mark.parametrize("steps", [(7, 1), (1, 7), (3, 4)])
+def test_the_wrap_level_holds_every_release_of_a_round(steps):
+    local, inner = steps
+    plan = make_plan(
+        trust="local",
+        sampling_rate=Fraction(1),
+        local_steps=local,
+        inner_steps=inner,
+    )
+    drawn = sum(client.units for client in plan.clients) * local
+    noise = math.sqrt(len(plan.clients) * local * inner * plan.noise_variance)
+    level = wrap_level(plan)
+    assert level >= drawn * inner * plan.norm_bound + 7 * noise
+    assert level <= drawn * inner * plan.norm_bound + 14 * noise
+
+
+def test_an_expected_batch_is_of_the_clients_own_rate():
+    clients = tuple(
+        replace(client, sampling_rate=Fraction(1, part))
+        for client, part in zip(cohort(40, 80, 20), (10, 4, 2), strict=True)
+    )
+    plan = make_plan(clients=clients, min_survivors=2)
+    assert [plan.expected_batch(c.name) for c in plan.clients] == [4, 20, 10]
 
 
 def test_a_small_data_set_is_bounded_by_all_of_its_units():

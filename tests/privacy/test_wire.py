@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from privacy.errors import MalformedMessageError
 from privacy.wire import (
     ATTACHED,
+    MAX_JSON_DEPTH,
     Bytes32,
     Reader,
     Writer,
@@ -223,6 +224,22 @@ def test_json_in_any_other_form_is_refused(data):
 def test_json_holds_no_floats_and_no_other_types(value):
     with pytest.raises(TypeError):
         canonical_json(value)
+
+
+def test_json_is_nested_as_deep_for_every_caller():
+    deepest = b"[" * MAX_JSON_DEPTH + b"1" + b"]" * MAX_JSON_DEPTH
+
+    def called_from(frames):
+        if frames:
+            return called_from(frames - 1)
+        assert canonical_json(parse_canonical_json(deepest)) == deepest
+        with pytest.raises(MalformedMessageError):
+            parse_canonical_json(b"[" + deepest + b"]")
+        with pytest.raises(ValueError, match="nested deeper"):
+            canonical_json([parse_canonical_json(deepest)])
+        return frames
+
+    assert called_from(0) == called_from(500) == 0
 
 
 def test_json_integers_stay_exact():

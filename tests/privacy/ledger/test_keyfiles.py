@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from privacy.errors import LedgerError
 from privacy.ledger import read_key_file, write_key_file
 from tests.privacy.ledger.synthetic import make_key
 
@@ -16,6 +17,13 @@ def test_a_key_file_reads_back_and_is_replaced_whole(tmp_path):
         assert path.read_bytes() == key.raw.hex().encode() + b"\n"
         assert read_key_file(path) == key
     assert [file.name for file in tmp_path.iterdir()] == ["alpha.pub"]
+
+
+def test_a_key_that_must_not_be_used_is_refused(tmp_path):
+    path = tmp_path / "alpha.pub"
+    path.write_bytes(b"00" * 32 + b"\n")
+    with pytest.raises(LedgerError, match="low order"):
+        read_key_file(path)
 
 
 def test_a_key_file_is_synced_before_it_takes_its_place(tmp_path, monkeypatch):

@@ -71,6 +71,13 @@ def test_an_honest_ledger_verifies(alpha):
     assert check(alpha.read_bytes(), key=None) == ledger
 
 
+def test_a_signer_under_a_key_of_low_order_is_nobody(alpha):
+    first, *_ = payloads(alpha)
+    first["roster"]["alpha"] = "00" * 32
+    with pytest.raises(BadSignatureError, match="low order"):
+        check(forge([first], KEY), key=None)
+
+
 def test_any_byte_that_is_flipped_is_found(small):
     data = small.read_bytes()
     check(data)
