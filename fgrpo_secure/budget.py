@@ -15,13 +15,14 @@ from fgrpo_secure import __version__
 from fgrpo_secure.config import RunConfig
 from fgrpo_secure.errors import StateError
 from fgrpo_secure.folders import RunFolder
-from fgrpo_secure.overlap import claim_units
+from fgrpo_secure.overlap import claim_units, had_units
 from fgrpo_secure.secrets import existing_identity, private_directory
 from privacy.contribution import registered_event
 from privacy.crypto import SigningKey
 from privacy.errors import BudgetExceededError, LedgerError
 from privacy.ledger import (
     HANDLE_BYTES,
+    HEAD_SUFFIX,
     ClientOpened,
     History,
     Ledger,
@@ -94,7 +95,7 @@ def standing(config: RunConfig, plan: Plan, name: str, history: History) -> Stan
     cap, delta, order = stated or opened.cap_epsilon, opened.cap_delta, opened.cap_order
     after = filter_epsilon(lifetime, delta, order)
     first = filter_epsilon(history.first, delta, order)
-    refusal = _broken_promise(plan, opened, name)
+    refusal = _other_unit(plan, history, name) or _broken_promise(plan, opened, name)
     if refusal is None and max(first, after) > cap:
         refusal = _passes_filter(name, first, after, cap)
     return Standing(
@@ -138,11 +139,41 @@ def _as_it_lies(folder: RunFolder, name: str) -> History:
         StateError: a run in it has not ended.
     """
     path = folder.own_ledger(name)
+    _check_there(folder, name)
     if not folder.is_shared or not path.exists():
         return History(name, Role.CLIENT)
     history = read_history(path, existing_identity(folder.private(name)), name)
     _check_closed(history, name)
     return history
+
+
+def check_budgets(config: RunConfig, plan: Plan, folder: RunFolder, run: bytes) -> None:
+    """Refuse a run that one client's budget refuses, before any client opens it.
+
+    A run that some had opened and others refused could never be finished, and would
+    keep the data sets of the former from every other run.
+
+    Args:
+        config: the run's configuration.
+        plan: the run's plan.
+        folder: where its files are.
+        run: the run's handle; a client that has opened it already is not asked again.
+
+    Raises:
+        BudgetExceededError, LedgerError, StateError: as `open_client_ledger`.
+    """
+    for client in plan.clients:
+        path, name = folder.own_ledger(client.name), client.name
+        _check_there(folder, name)
+        history = History(name, Role.CLIENT)
+        if path.exists():
+            history = read_history(path, existing_identity(folder.private(name)), name)
+        if history.run == run:
+            continue
+        _check_closed(history, name)
+        found = standing(config, plan, name, history)
+        if found.refusal is not None:
+            raise BudgetExceededError(found.refusal)
 
 
 def open_client_ledger(
@@ -175,10 +206,12 @@ def open_client_ledger(
     path = folder.own_ledger(name)
     if folder.is_shared:
         private_directory(path.parent)
+    _check_there(folder, name)
     ledger = Ledger.open(path, key, party=name, role=Role.CLIENT)
     try:
         record = _opening(config, plan, folder, name, ledger, run)
-        claim_units(folder, name, units, run)
+        agreed = config.client_named(name).shares_units_with
+        claim_units(folder, name, units, run, agreed)
         if record is not None:
             ledger.append(record)
     except BaseException:
@@ -201,6 +234,11 @@ def _opening(
         # Closed already where the run was interrupted between its end and its summary.
         check_pinned(ledger, plan, folder)
         return None
+    if run in history.runs:
+        raise StateError(
+            f"The ledger of client {name} has gone on with another run since.",
+            "Start anew, with an output folder that does not exist yet.",
+        )
     if folder.of_run(name, run).exists():
         raise StateError(
             f"Client {name} has taken part in this run, and its ledger is gone.",
@@ -224,8 +262,28 @@ def _opening(
     )
 
 
+def _check_there(folder: RunFolder, name: str) -> None:
+    """Refuse to begin at 0 where a ledger was.
+
+    The file is made before the units are noted, so that none is missing after a crash.
+
+    Raises:
+        StateError: what lies beside the ledger is there, and the ledger is not.
+    """
+    path = folder.own_ledger(name)
+    beside = path.with_name(path.name + HEAD_SUFFIX)
+    noted = beside.exists() or had_units(folder, name)
+    if folder.is_shared and noted and not path.exists():
+        raise StateError(
+            f"The data of client {name} were in a run, and their ledger is gone.",
+            "Restore it from a backup, with its .head file; without it charges are "
+            "forgotten.",
+        )
+
+
 def _check_closed(history: History, name: str) -> None:
-    if history.phase is not Phase.CLOSED:
+    """A run that was opened and charged nothing may be left where it is."""
+    if history.phase is not Phase.CLOSED and history.charges:
         raise StateError(
             f"The ledger of client {name} is in the middle of another run.",
             "Finish that run first, with the same command and output folder.",
@@ -276,6 +334,17 @@ def _passes_filter(name: str, first: Decimal, after: Decimal, cap: Decimal) -> s
         f"epsilon_cap in its [[client]] table to {max(first, after)} or more if its "
         "owner would have agreed to that before the first run"
         + (", or run fewer rounds" if first <= cap else "")
+    )
+
+
+def _other_unit(plan: Plan, history: History, name: str) -> str | None:
+    """A budget is one of one kind of unit."""
+    if history.terms is None or history.terms.unit == plan.unit:
+        return None
+    return (
+        f"the ledger of client {name!r} counts what units by {history.terms.unit!r} "
+        f"have spent, and this run protects units by {plan.unit!r}; run it with the "
+        "unit of the ledger: another name would give the same rows a second budget"
     )
 
 

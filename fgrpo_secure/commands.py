@@ -130,6 +130,9 @@ def budget_facts(config: RunConfig, plan: Plan) -> dict[str, Any]:
             "why_not": found.refusal,
             "runs": found.runs,
             "spent": stated_epsilon(claimed_epsilon(spent)) if spent else 0.0,
+            # What counts once there is a second run; the difference to `after` is
+            # what this one costs.
+            "counted": stated_epsilon(spent.epsilon_rdp) if spent else 0.0,
             "after": stated_epsilon(found.after),
             "cap": stated_epsilon(found.cap),
             "least_cap": stated_epsilon(found.least_cap),

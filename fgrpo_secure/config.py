@@ -224,6 +224,10 @@ class ClientSection(_Section):
         description="what its data are called in a shared store; the client's name if "
         "unset",
     )
+    shares_units_with: Names = Field(
+        default=(),
+        description="data sets CLIENT/DATA_SET of a shared store with equal unit ids",
+    )
     epsilon_cap: Positive | None = Field(
         default=None,
         description="most that this client's ledger may hold; the cap that it has if "

@@ -378,7 +378,9 @@ def _budget(facts: Mapping[str, Any]) -> list[str]:
     notes = []
     for name, client in budget["clients"].items():
         if "spent" in client:
-            figures = [_shown(client[key]) for key in ("spent", "after", "cap")]
+            # From the second run on the filter counts the first one by its own figure.
+            spent = "counted" if client["by_filter"] else "spent"
+            figures = [_shown(client[key]) for key in (spent, "after", "cap")]
             rows.append(
                 f"    {name:<24} {figures[0]:>9} {figures[1]:>15} {figures[2]:>9}"
             )
@@ -401,8 +403,8 @@ def _budget(facts: Mapping[str, Any]) -> list[str]:
     if any(client.get("by_filter") for client in budget["clients"].values()):
         notes.append(
             "- a later run may have been chosen by what an earlier one showed. Over "
-            "several runs the Renyi filter counts therefore, by a looser figure than a "
-            "single run's, and the promise is the cap."
+            "several runs the Renyi filter counts therefore, what was spent too, by a "
+            "looser figure than a single run's, and the promise is the cap."
         )
     store = (
         "The store that [machine] state names goes on with what earlier runs spent on "

@@ -17,7 +17,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
-from fgrpo_secure.budget import SOFTWARE, check_pinned
+from fgrpo_secure.budget import SOFTWARE, check_budgets, check_pinned
 from fgrpo_secure.checkpoint import Checkpoint, write_checkpoint
 from fgrpo_secure.config import RunConfig
 from fgrpo_secure.display import RoundReport, stated_epsilon
@@ -131,6 +131,11 @@ def run(config: RunConfig, root: Path, watcher: Watcher) -> Finished:
     )
     ledger = open_server_ledger(folder, plan, private, policy, key)
     handle = ledger.history.run
+    try:
+        check_budgets(config, plan, folder, handle)
+    except BaseException:
+        ledger.close()
+        raise
     with (
         ledger,
         LocalExchange(

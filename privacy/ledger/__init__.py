@@ -46,6 +46,7 @@ from privacy.ledger.records import (
     Spend,
     Survivors,
 )
+from privacy.ledger.remembered import HEAD_SUFFIX
 from privacy.ledger.show import show
 from privacy.ledger.steps import Phase
 from privacy.ledger.store import Ledger
@@ -58,6 +59,7 @@ from privacy.ledger.verify import (
 
 __all__ = [
     "HANDLE_BYTES",
+    "HEAD_SUFFIX",
     "Aborted",
     "Budget",
     "Charges",

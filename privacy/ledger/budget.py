@@ -23,6 +23,8 @@ class Budget:
         cap: most that they may be charged.
         former_cap: the smallest that an earlier run of the ledger had; the cap where
             it was never raised.
+        promise: the largest that any run of the ledger had. A cap that was lowered
+            binds the spend; what was seen before may have decided on it.
         order: at which the filter counts.
     """
 
@@ -30,6 +32,7 @@ class Budget:
     lifetime: Lifetime
     cap: Decimal
     former_cap: Decimal
+    promise: Decimal
     order: int
 
     @staticmethod
@@ -43,6 +46,7 @@ class Budget:
             lifetime=history.totals()[1],
             cap=caps[-1],
             former_cap=min(caps),
+            promise=max(caps),
             order=history.cap_order,
         )
 
@@ -54,6 +58,8 @@ class Budget:
         raised = ""
         if self.former_cap < self.cap:
             raised = f" (raised from {decimal_text(self.former_cap)})"
+        if self.promise > self.cap:
+            raised = f" (lowered: the promise is {decimal_text(self.promise)})"
         return (
             f"lifetime epsilon {decimal_text(claimed_epsilon(self.lifetime))} by {by}, "
             f"of a cap of {decimal_text(self.cap)} at delta "

@@ -33,6 +33,7 @@ from privacy.errors import (
     MalformedMessageError,
 )
 from privacy.ledger.charges import (
+    INFINITE,
     Charges,
     cap_order,
     charge_count,
@@ -177,9 +178,13 @@ class History:
 
         Args:
             charges: those of this ledger, and any that are about to follow.
-            epsilon_pld: what they cost as if they had been fixed in advance.
+            epsilon_pld: what they cost by PLD, which speaks of one run only.
         """
-        several = len(self.runs) > 1 or epsilon_pld.is_infinite()
+        if len(self.runs) > 1:
+            # As if all runs had been fixed in advance it would be a smaller figure
+            # that nothing proves, and seconds of work in every round.
+            epsilon_pld = INFINITE
+        several = epsilon_pld.is_infinite()
         return Lifetime(
             charges=charge_count(charges),
             delta=self.cap_delta,
@@ -283,7 +288,9 @@ class History:
             first=first,
             lifetime=self.lifetime,
             lifetime_spend=self.lifetime_spend
-            and replace(self.lifetime_spend, claimed=Claim.RDP),
+            and replace(
+                self.lifetime_spend, epsilon_pld=INFINITE, claimed=Claim.RDP
+            ),
         )
 
     def _check_cap(self, record: ClientOpened, first: Charges) -> None:

@@ -87,7 +87,9 @@ def spends_after(
         price,
     )
     lifetime = charged(history.lifetime, event, releases)
-    pld, _ = price(lifetime, history.cap_delta, registered)
+    pld = INFINITE
+    if len(history.runs) == 1:
+        pld, _ = price(lifetime, history.cap_delta, registered)
     return spend, history.lifetime_of(lifetime, pld)
 
 

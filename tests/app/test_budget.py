@@ -15,15 +15,15 @@ from fgrpo_secure.folders import RunFolder
 from fgrpo_secure.guarantee import explain
 from fgrpo_secure.overlap import claim_units
 from fgrpo_secure.secrets import private_directory
-from privacy.contribution import Contribution, registered_event
+from privacy.contribution import Contribution, charge, registered_event
 from privacy.crypto import SigningKey
 from privacy.errors import BudgetExceededError
-from privacy.ledger import cap_order, verify_ledger, write_key_file
+from privacy.ledger import Joined, cap_order, verify_ledger, write_key_file
 from privacy.plan import SERVER, Plan
 from privacy.wire import parse_canonical_json
 from tests.app.sites import FIRST, NAME, SECOND, capped, cost, filtered, plan_of
 from tests.end_to_end.program import records
-from tests.plans import NO_PROMISE, NO_STATISTIC, UNIFORM, cohort
+from tests.plans import NO_PROMISE, NO_STATISTIC, UNIFORM, Counter, cohort
 
 # The cap, before a run is opened.
 
@@ -205,7 +205,10 @@ def test_a_client_that_took_part_and_lost_its_ledger_does_not_start_anew(sites):
 
 def test_a_ledger_in_the_middle_of_another_run_is_not_used(sites):
     plan = plan_of()
-    sites.open(plan, capped(200)).close()
+    ledger = sites.open(plan, capped(200))
+    ledger.append(Joined(1, 1, bytes(32), bytes(32)))
+    charge(plan, NAME, round_number=1, attempt=1, ledger=ledger, entropy=Counter("one"))
+    ledger.close()
     with pytest.raises(StateError, match="another run"):
         sites.open(plan, capped(200), run=SECOND, folder="second")
     assert len(sites.opened()) == 1
@@ -300,6 +303,10 @@ def test_what_is_left_of_a_ledger_that_is_not_whole_is_not_guessed(sites, spoil)
     plan = plan_of()
     ledger = sites.open(plan, capped(200))
     if spoil == "in a run":
+        ledger.append(Joined(1, 1, bytes(32), bytes(32)))
+        charge(
+            plan, NAME, round_number=1, attempt=1, ledger=ledger, entropy=Counter("one")
+        )
         ledger.close()
     else:
         sites.complete(ledger, plan)
@@ -405,7 +412,7 @@ def test_the_digests_of_units_are_keyed_and_open_to_their_owner_alone(sites):
     for private in (path, key):
         assert private.stat().st_mode & 0o777 == 0o600
     data = path.read_bytes()
-    assert len(data) == 16 + 16 * len(UNITS)
+    assert len(data) == 24 + 16 * len(UNITS)
     unkeyed = {hashlib.sha256(unit.encode()).digest()[:16] for unit in UNITS}
     assert not any(digest in data for digest in unkeyed)
     assert not any(unit.encode() in data for unit in UNITS)

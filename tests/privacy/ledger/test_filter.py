@@ -385,3 +385,23 @@ def test_ten_thousand_rounds_are_counted_by_kind_and_not_one_by_one():
     used = rdp_curve.cache_info()
     assert used.misses == 20
     assert used.hits == 20
+
+
+def test_a_run_charges_no_more_than_it_registered_however_often_it_is_interrupted():
+    """Theorem 5 counts on it."""
+    book = Book()
+    book.open(plan_of(rounds=2), Decimal(100))
+    event = event_of(book.plan)
+    book.append(Joined(1, 1, bytes(32), bytes(32)))
+    for again in range(2):
+        book.append(
+            Intent(1, 1, event, 1, *spends_after(book.history, event, 1, book.price))
+        )
+        if again == 0:
+            book.append(book.history.resumption(0))
+    book.append(Outcome(1, 1, Status.MISSED, Reason.INTERRUPTED, (), None, None, None))
+    with pytest.raises(
+        BudgetExceededError, match="more charges than the plan registers"
+    ):
+        book.charge()
+    assert charge_count(book.history.charges) == 2

@@ -243,7 +243,7 @@ def test_a_round_without_an_outcome_is_found_once_the_run_has_ended(run_folder):
         }
         records[-1] |= {"run": "22" * 16, "spend": spend, "published": 0}
         records[-1] |= {"aborted": 0, "records": len(records) + 1}
-        records[-1]["lifetime"] |= {"claimed": "rdp"}
+        records[-1]["lifetime"] |= {"claimed": "rdp", "epsilon_pld": "infinity"}
         records.insert(-1, again)
 
     rewrite(run_folder, "alpha", change)
