@@ -8,8 +8,8 @@ client at least). In local trust it sees every release of the one client.
 
 How often it guesses right which canaries were there bounds epsilon from below: Clopper
 and Pearson on both error rates, turned into the mu of Gaussian differential privacy. A
-bound above the claim refutes the claim; one far below it means that the attack or the
-mechanism is not what it should be.
+bound above the claim refutes the claim; one far below what so many guesses should give
+means that the attack or the mechanism is not what it should be.
 
 Source: Nasr et al., Tight auditing of differentially private machine learning, USENIX
 Security 2023.
@@ -36,7 +36,8 @@ from privacy.vectors import FloatVector
 
 CANARIES = 1000
 RELEASES = 10
-JOINT_RELEASES = 2500
+# A joint attack makes one score a round, and so many rounds for each release above.
+JOINT_FACTOR = 250
 
 # What the attacker learns of the canaries, about 1 for one that is there, else about 0.
 View: TypeAlias = Callable[[Cohort, Data], FloatVector]
@@ -197,7 +198,9 @@ def less_own_noise(cohort: Cohort, data: Data) -> FloatVector:
 
 
 def attack_jointly(
-    plan: Plan, releases: int = JOINT_RELEASES, progress: Progress | None = None
+    plan: Plan,
+    releases: int = JOINT_FACTOR * RELEASES,
+    progress: Progress | None = None,
 ) -> AuditResult:
     """One canary a round, seen in its gradient and in the reward statistic at once.
 

@@ -7,14 +7,22 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from audits.bounds import AuditResult
-from audits.canaries import alternating, attack, attack_jointly, audit_plan
+from audits.bounds import FALSE_ALARM, IN_SIGHT, AuditResult, largest_bound
+from audits.canaries import (
+    CANARIES,
+    JOINT_FACTOR,
+    alternating,
+    attack,
+    attack_jointly,
+    audit_plan,
+)
 from audits.evidence import Evidence
 from audits.noise_fit import fit_noise
 from audits.planted.table import run_planted, table, write_table
@@ -22,11 +30,15 @@ from audits.rounds import Progress
 from audits.transcript import read_transcript
 from fgrpo_secure.config import RunConfig, load_config
 from fgrpo_secure.display import Display
-from fgrpo_secure.errors import StateError
+from fgrpo_secure.errors import ConfigurationError, StateError
 from fgrpo_secure.registration import NORM_BOUND
 from privacy.plan import LOCAL, Plan
 
 _REFUTED = 1
+
+_RELEASED = "what is released"
+_ALTERNATING = "canaries of alternating sign"
+_JOINT = "gradient and statistic"
 
 
 def run_audit(options: argparse.Namespace) -> int:
@@ -38,23 +50,29 @@ def run_audit(options: argparse.Namespace) -> int:
 
 def _canaries(options: argparse.Namespace, progress: Progress) -> int:
     config, _ = load_config(options.config, options.overrides)
-    plan = _plan(config, options.trust)
-    results = {"what is released": attack(plan, progress=progress)}
-    if plan.releases_per_round > 1:
-        results["canaries of alternating sign"] = attack(
-            plan, progress=progress, view=alternating
-        )
+    releases, joint_releases = options.releases, JOINT_FACTOR * options.releases
+    scores = {_RELEASED: CANARIES * releases}
     if config.aggregation.rule == "fgrpo":
+        scores[_JOINT] = joint_releases
+    _refuse_out_of_sight(config, scores)
+    plan = _plan(config, options.trust)
+    results = {_RELEASED: attack(plan, releases, progress)}
+    if plan.releases_per_round > 1:
+        results[_ALTERNATING] = attack(plan, releases, progress, view=alternating)
+    if _JOINT in scores:
         # One honest share is left, which is all that one client can be.
         alone = {"min_survivors": 3, "colluders": 2, "clients": 3}
         joint = _plan(config, options.trust, **alone, statistic=True, canaries=1)
-        results["gradient and statistic"] = attack_jointly(joint, progress=progress)
+        results[_JOINT] = attack_jointly(joint, joint_releases, progress)
     refuted = any(result.refuted for result in results.values())
     if options.json:
-        main = asdict(results["what is released"])
-        attacks = {name: asdict(result) for name, result in results.items()}
-        found = {"trust": plan.trust, "refuted": refuted, "attacks": attacks}
-        print(json.dumps(main | found))
+        found = {
+            "trust": plan.trust,
+            "refuted": refuted,
+            "weak": any(result.weak for result in results.values()),
+            "attacks": {name: _in_json(result) for name, result in results.items()},
+        }
+        print(json.dumps(_in_json(results[_RELEASED]) | found))
     else:
         for name, result in results.items():
             print(f"{name}: {_in_words(result)}")
@@ -63,14 +81,50 @@ def _canaries(options: argparse.Namespace, progress: Progress) -> int:
     return _REFUTED if refuted else 0
 
 
+def _refuse_out_of_sight(config: RunConfig, scores: Mapping[str, int]) -> None:
+    """Refuse a claim that some attack could not refute, were there no noise at all.
+
+    Args:
+        config: with the claim.
+        scores: how many each attack makes, by its name.
+
+    Raises:
+        ConfigurationError: it is such a claim.
+    """
+    claim, delta = float(config.privacy.epsilon), float(config.privacy.delta)
+    largest = {name: largest_bound(count, delta) for name, count in scores.items()}
+    blindest = min(largest, key=largest.__getitem__)
+    highest = math.floor(10 * IN_SIGHT * largest[blindest]) / 10
+    if claim > highest:
+        raise ConfigurationError(
+            f"A claim of epsilon {claim:g} cannot be audited with {scores[blindest]} "
+            f"scores of {blindest}: without any noise they would show "
+            f"{largest[blindest]:.1f}.",
+            "Audit the same mechanism at a smaller epsilon, with --set "
+            f"privacy.epsilon={highest:g} or less, or raise --releases.",
+        )
+
+
+def _in_json(result: AuditResult) -> dict[str, Any]:
+    said = {name: getattr(result, name) for name in ("weak", "weak_below", "refuted")}
+    return asdict(result) | said
+
+
 def _in_words(result: AuditResult) -> str:
-    weak = "; that is weak: the attack or the noise is not what it should be"
-    return (
+    words = (
         f"epsilon is at least {result.epsilon_lower_bound:.3f} of the "
         f"{result.epsilon_claimed:g} that are claimed at delta {result.delta:g} "
-        f"({result.scores} scores, {result.confidence:.0%} confidence"
-        f"{weak if result.weak else ''})"
+        f"({result.scores} scores, {result.confidence:.0%} confidence)"
     )
+    if result.weak:
+        return (
+            f"{words}; that is weak: a sound mechanism shows less than "
+            f"{result.weak_below:.3f} in {FALSE_ALARM * 1000:g} of 1000 attacks at "
+            "most, so that the attack or the noise is not what it should be"
+        )
+    if result.weak_below == 0:
+        return f"{words}; they are too few to say whether that is weak"
+    return words
 
 
 def _planted(options: argparse.Namespace, progress: Progress) -> int:

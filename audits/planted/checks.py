@@ -31,8 +31,8 @@ _TERMS: Final[dict[str, Any]] = {
     "colluders": 1,
     "clients": 6,
 }
-# A bound may pass the truth by chance, one time in twenty; by a tenth it does so in
-# less than one run of a hundred thousand.
+# A bound passes the truth by chance in 3 of 1000 attacks; by a tenth it does so in less
+# than one of a hundred thousand.
 _MARGIN = 1.1
 _FALSE_ALARM = 1e-9
 

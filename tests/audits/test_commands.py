@@ -16,6 +16,8 @@ BUGS = {fault.name: fault for fault in FAULTS}
 SMALL = ["--dimension", "2000", "--json"]
 STEPS = ["--set", "privacy.trust=local", "--set", "privacy.local_steps=2"]
 NO_STATISTIC = ["--set", "aggregation.rule=size"]
+ALTERNATING = "canaries of alternating sign"
+JOINT = "gradient and statistic"
 
 
 def audit(capsys, *words):
@@ -24,17 +26,32 @@ def audit(capsys, *words):
 
 
 @pytest.fixture
-def attacks(monkeypatch):
+def bounds():
+    """What each attack below reads; a test may change it."""
+    return {"what is released": 7.5, ALTERNATING: 7.5, JOINT: 7.5}
+
+
+@pytest.fixture
+def attacks(monkeypatch, bounds):
     """The plans that are attacked; the attacks themselves are tested elsewhere."""
     asked = []
 
-    def attack(plan, progress, view=None):
-        asked.append((plan, view))
+    def read(name, plan, scores, progress):
         progress("releases", 1, 1)
-        return AuditResult(float(plan.epsilon), 7.5, float(plan.delta), 10_000)
+        claim, delta = float(plan.epsilon), float(plan.delta)
+        return AuditResult(claim, bounds[name], delta, scores)
+
+    def attack(plan, releases, progress, view=None):
+        asked.append((plan, view))
+        name = "what is released" if view is None else ALTERNATING
+        return read(name, plan, 1000 * releases, progress)
+
+    def attack_jointly(plan, releases, progress):
+        asked.append((plan, JOINT))
+        return read(JOINT, plan, releases, progress)
 
     monkeypatch.setattr(commands, "attack", attack)
-    monkeypatch.setattr(commands, "attack_jointly", attack)
+    monkeypatch.setattr(commands, "attack_jointly", attack_jointly)
     return asked
 
 
@@ -44,8 +61,90 @@ def test_canaries_print_the_bound_and_the_claim(capsys, attacks):
     assert status == 0
     assert (found["epsilon_lower_bound"], found["epsilon_claimed"]) == (7.5, 8.0)
     assert (found["trust"], found["refuted"]) == ("distributed", False)
+    assert (found["weak"], found["scores"]) == (False, 10_000)
     ((plan, view),) = attacks
     assert (plan.sampling_rate, plan.registered_charges, view) == (1, 1, None)
+
+
+@pytest.mark.parametrize("broken", ["what is released", ALTERNATING, JOINT])
+def test_one_attack_that_refutes_is_enough(capsys, attacks, bounds, broken):
+    bounds[broken] = 8.1
+    status, out = audit(capsys, "canaries", *STEPS)
+    assert status == 1
+    assert out.endswith("do not use this build on private data.\n")
+    status, out = audit(capsys, "canaries", "--json", *STEPS)
+    found = json.loads(out)
+    assert status == 1
+    assert found["refuted"] is True
+    refuting = [name for name, one in found["attacks"].items() if one["refuted"]]
+    assert refuting == [broken]
+
+
+@pytest.mark.parametrize("blunt", ["what is released", ALTERNATING, JOINT])
+def test_one_weak_attack_is_said_to_be_weak(capsys, attacks, bounds, blunt):
+    bounds[blunt] = 5.5
+    status, out = audit(capsys, "canaries", "--json", *STEPS)
+    found = json.loads(out)
+    assert status == 0
+    assert found["weak"] is True
+    weak = {name: one["weak_below"] for name, one in found["attacks"].items()}
+    assert weak == dict.fromkeys(bounds, 0.7 * 8.0)
+    assert [name for name, one in found["attacks"].items() if one["weak"]] == [blunt]
+    _, out = audit(capsys, "canaries", *STEPS)
+    (line,) = [line for line in out.splitlines() if "that is weak" in line]
+    assert line.startswith(f"{blunt}: ")
+    assert "less than 5.600 in 1 of 1000 attacks at most" in line
+
+
+def test_scores_that_are_too_few_for_a_small_claim_are_not_called_weak(
+    capsys, attacks, bounds
+):
+    bounds["what is released"] = bounds[JOINT] = 0.0
+    _, out = audit(capsys, "canaries", "--set", "privacy.epsilon=0.5")
+    assert [line.endswith("whether that is weak") for line in out.splitlines()] == [
+        True,
+        True,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("claim", "words", "said"),
+    [
+        ("60", NO_STATISTIC, "10000 scores of what is released"),
+        ("inf", NO_STATISTIC, "10000 scores of what is released"),
+        ("42", NO_STATISTIC, "10000 scores of what is released"),
+        ("40", [], "2500 scores of gradient and statistic"),
+        ("60", ["--releases", "11"], "2750 scores of gradient and statistic"),
+    ],
+)
+def test_a_claim_that_no_lack_of_noise_could_refute_is_not_audited(
+    capsys, attacks, claim, words, said
+):
+    status = main(["audit", "canaries", "--set", f"privacy.epsilon={claim}", *words])
+    error = capsys.readouterr().err
+    assert status == 2
+    assert f"epsilon {claim} cannot be audited with {said}" in error
+    assert "or raise --releases." in error
+    assert attacks == []
+
+
+def test_what_the_refusal_advises_is_what_can_be_audited(capsys, attacks):
+    claim = ["canaries", "--set", "privacy.epsilon=42", *NO_STATISTIC]
+    assert main(["audit", *claim]) == 2
+    assert "--set privacy.epsilon=41.9 or less" in capsys.readouterr().err
+    status, _ = audit(capsys, *claim, "--releases", "11")
+    assert status == 0
+    assert len(attacks) == 1
+
+
+def test_more_releases_give_every_attack_more_scores(capsys, attacks):
+    _, out = audit(capsys, "canaries", "--json", "--releases", "20", *STEPS)
+    found = json.loads(out)["attacks"]
+    assert {name: one["scores"] for name, one in found.items()} == {
+        "what is released": 20_000,
+        ALTERNATING: 20_000,
+        JOINT: 5000,
+    }
 
 
 def test_canaries_of_several_steps_are_attacked_in_two_ways(capsys, attacks):
