@@ -2,9 +2,9 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help demo venv test lint check smollm2 bench clean
+.PHONY: help demo venv test lint check smollm2 bench bench-secagg clean
 help:            ## list the targets
-	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 demo: venv       ## run the main job on the embedded default
 	$(BIN)/fgrpo run
@@ -36,5 +36,8 @@ bench: venv      ## measure what it learns and what a round costs; half an hour
 	$(BIN)/python benchmarks/learning.py
 	$(BIN)/python benchmarks/round.py
 
+bench-secagg: venv ## measure secure aggregation beside Flower's; half an hour
+	$(BIN)/python benchmarks/secagg.py
+
 clean:           ## remove what the targets made, the environment included
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-bench build dist .pytest_cache .mypy_cache .ruff_cache

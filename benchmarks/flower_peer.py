@@ -8,7 +8,6 @@ four stages of `SecAggPlusWorkflow`, over messages that stand ready.
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from types import SimpleNamespace
@@ -230,8 +229,6 @@ class FlowerSide:
             compat.parameters_to_arrayrecord(Parameters([], ""), keep_input=True)
         )
         state = WorkflowState()
-        # Its shuffle of the nodes decides nothing in a complete graph.
-        random.seed(0)
         for step, stage in _STAGES:
             with clock.of(step):
                 going = getattr(self._workflow, stage)(grid, context, state)

@@ -42,7 +42,7 @@ class OurSide:
         neighbours: of each client; the graph is complete.
         dropouts: the numbers of lost vectors for which the server is timed.
         bits: of the modulus.
-        threads: at most so many expand masks; None for as many as there are cores.
+        threads: at most so many expand masks; None for as many as the product starts.
     """
 
     def __init__(
@@ -264,7 +264,7 @@ class OurSide:
         taken: dict[str, list[list[float]]] = {}
         try:
             for _ in range(repeats):
-                for threads in range(1, masks.cores() + 1):
+                for threads in range(1, (os.cpu_count() or 1) + 1):
                     masks.MAX_THREADS = threads
                     cpu, wall = time.process_time(), time.perf_counter()
                     _mask(residues, keys)

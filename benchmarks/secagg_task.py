@@ -56,7 +56,7 @@ class Stopwatch:
 
 
 class Side(Protocol):
-    """A whole round was run once; now each party's work can be timed on its messages."""
+    """A round that was run once, so that each party's work on it can be timed."""
 
     def client(self) -> Stopwatch:
         """One client's work in a round, again."""

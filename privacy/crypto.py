@@ -46,6 +46,8 @@ _LOW_ORDER_IDENTITIES = frozenset(
 )
 _GCM_NONCE_BYTES = 12
 _AES_BLOCK_BYTES = 16
+# Marks a field that is no part of a stored key, as `privacy.wire.ATTACHED` does.
+_NOT_STORED = {"attached": True}
 
 
 class Label(StrEnum):
@@ -219,12 +221,30 @@ class AgreementKey:
     """
 
     seed: bytes = field(repr=False)
+    # The library's form of it, which costs as much to make as an agreement.
+    _private: X25519PrivateKey | None = field(
+        default=None, init=False, repr=False, compare=False, metadata=_NOT_STORED
+    )
+    # By public key: two clients deal to each other under one secret.
+    _agreed: dict[bytes, bytes] = field(
+        default_factory=dict,
+        init=False,
+        repr=False,
+        compare=False,
+        metadata=_NOT_STORED,
+    )
+
+    def _loaded(self) -> X25519PrivateKey:
+        if self._private is None:
+            loaded = X25519PrivateKey.from_private_bytes(self.seed)
+            object.__setattr__(self, "_private", loaded)
+            return loaded
+        return self._private
 
     @property
     def public(self) -> bytes:
         """The 32-byte public key of RFC 7748."""
-        private = X25519PrivateKey.from_private_bytes(self.seed)
-        return private.public_key().public_bytes_raw()
+        return self._loaded().public_key().public_bytes_raw()
 
     def agree(self, peer_public: bytes) -> bytes:
         """The 32-byte shared secret with a peer.
@@ -232,13 +252,18 @@ class AgreementKey:
         Raises:
             MalformedMessageError: the peer's key is not canonical or of low order.
         """
+        secret = self._agreed.get(peer_public)
+        if secret is not None:
+            return secret
         check_agreement_public(peer_public)
-        private = X25519PrivateKey.from_private_bytes(self.seed)
+        private = self._loaded()
         try:
-            return private.exchange(X25519PublicKey.from_public_bytes(peer_public))
+            secret = private.exchange(X25519PublicKey.from_public_bytes(peer_public))
         except ValueError:
             msg = "an X25519 public key of low order"
             raise MalformedMessageError(msg) from None
+        self._agreed[peer_public] = secret
+        return secret
 
 
 # Public keys u of order dividing 8; RFC 7748 section 6.1 has the caller refuse them.

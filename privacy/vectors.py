@@ -46,8 +46,10 @@ def to_residues(vector: IntVector, modulus_bits: int) -> ResidueVector:
         Shape (d,), uint32, each word below 2**modulus_bits.
     """
     _check_modulus(modulus_bits)
-    mask = np.int64(2**modulus_bits - 1)
-    return (vector & mask).astype(np.uint32)
+    # The cast wraps modulo 2**32, of which 2**modulus_bits is a divisor.
+    residues = vector.astype(np.uint32)
+    residues &= np.uint32(2**modulus_bits - 1)
+    return residues
 
 
 def from_residues(residues: ResidueVector, modulus_bits: int) -> IntVector:

@@ -295,47 +295,60 @@ def _layout(kind: type) -> tuple[tuple[str, object], ...]:
 
 def _write(writer: Writer, hint: object, value: object) -> None:
     if isinstance(value, bytes):
-        if get_origin(hint) is Annotated:
-            writer.fixed(value, get_args(hint)[1])
-        else:
+        length = _fixed_length(hint)
+        if length is None:
             writer.field(value)
+        else:
+            writer.fixed(value, length)
     elif isinstance(value, int):
         writer.integer(value)
     elif isinstance(value, str):
         writer.text(value)
     elif isinstance(value, tuple):
         writer.integer(len(value))
+        inner = get_args(hint)[0] if value else None
         for item in value:
-            _write(writer, get_args(hint)[0], item)
+            _write(writer, inner, item)
+    elif is_dataclass(value) and not isinstance(value, type):
+        for name, kind in _layout(type(value)):
+            _write(writer, kind, getattr(value, name))
     elif isinstance(value, Mapping):
         writer.integer(len(value))
+        inner = get_args(hint)[1] if value else None
         for key in sorted(value):
             writer.text(key)
-            _write(writer, get_args(hint)[1], value[key])
-    elif is_dataclass(value) and not isinstance(value, type):
-        for name, inner in _layout(type(value)):
-            _write(writer, inner, getattr(value, name))
+            _write(writer, inner, value[key])
     else:
         msg = f"{type(value).__name__} has no binary form here"
         raise TypeError(msg)
 
 
+def _fixed_length(hint: object) -> int | None:
+    """The length of an annotation like `Bytes32`, and None of any other."""
+    metadata: tuple[int, ...] | None = getattr(hint, "__metadata__", None)
+    return None if metadata is None else metadata[0]
+
+
+# How the plainest annotations are read.
+_PLAIN: Mapping[object, Callable[[Reader], object]] = {
+    bytes: Reader.field,
+    int: Reader.integer,
+    str: Reader.text,
+}
+
+
 def _read(reader: Reader, hint: object) -> object:
-    plain: dict[object, Callable[[], object]] = {
-        bytes: reader.field,
-        int: reader.integer,
-        str: reader.text,
-    }
+    length = _fixed_length(hint)
+    if length is not None:
+        return reader.fixed(length)
+    if hint in _PLAIN:
+        return _PLAIN[hint](reader)
     origin = get_origin(hint)
-    if origin is Annotated:
-        return reader.fixed(get_args(hint)[1])
     if origin is tuple:
         item = get_args(hint)[0]
         return tuple(_read(reader, item) for _ in range(reader.count()))
     if origin is Mapping:
         return _read_mapping(reader, get_args(hint)[1])
-    if hint in plain:
-        return plain[hint]()
     if isinstance(hint, type) and is_dataclass(hint):
         return hint(**{name: _read(reader, inner) for name, inner in _layout(hint)})
     msg = f"{hint} has no binary form here"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from privacy.crypto import AgreementKey, Label, hkdf_sha256, seal, sha256, unseal
 from privacy.errors import FaultyClientError, MalformedMessageError
@@ -64,6 +65,12 @@ class Direction:
     holder: str
 
 
+@lru_cache(maxsize=4)
+def _bound(direction: Direction) -> bytes:
+    """The bytes of a direction, which go into all that is made of one share."""
+    return encode(direction)
+
+
 def share_commitment(direction: Direction, secret: str, share: bytes) -> bytes:
     """The commitment to one share. A share is a random 256-bit number: no salt.
 
@@ -72,7 +79,7 @@ def share_commitment(direction: Direction, secret: str, share: bytes) -> bytes:
         secret: "self-mask" or "mask-key".
         share: 32 bytes.
     """
-    bound = encode(direction)
+    bound = _bound(direction)
     return sha256(Label.KEY_SHARE_COMMITMENT, bound, secret.encode(), share)
 
 
@@ -90,7 +97,7 @@ def share_leaf(direction: Direction, sealed: SealedShare) -> bytes:
     It covers the ciphertext too: a share that does not open is then the dealer's fault
     beyond doubt, not perhaps the server's.
     """
-    return sha256(Label.KEY_SHARE_LEAF, encode(direction), encode(sealed))
+    return sha256(Label.KEY_SHARE_LEAF, _bound(direction), encode(sealed))
 
 
 def deal(
@@ -126,7 +133,7 @@ def deal(
         pair = SharePair(of_self_mask[place], of_mask_key[place])
         direction = Direction(roster_hash, dealer, holder)
         key = _share_key(own.agree(public), direction)
-        ciphertext = seal(key, _SHARE_NONCE, encode(pair), encode(direction))
+        ciphertext = seal(key, _SHARE_NONCE, encode(pair), _bound(direction))
         sealed.append(SealedShare(*share_commitments(direction, pair), ciphertext))
     return tuple(sealed)
 
@@ -148,7 +155,7 @@ def open_share(
     """
     key = _share_key(own.agree(public), direction)
     try:
-        plaintext = unseal(key, _SHARE_NONCE, sealed.ciphertext, encode(direction))
+        plaintext = unseal(key, _SHARE_NONCE, sealed.ciphertext, _bound(direction))
         pair = decode(SharePair, plaintext)
         check_element(pair.self_mask)
         check_element(pair.mask_key)
@@ -166,7 +173,7 @@ def _share_key(secret: bytes, direction: Direction) -> bytes:
         secret,
         salt=direction.roster_hash,
         label=Label.KEY_SHARE_ENCRYPTION,
-        info=encode(direction),
+        info=_bound(direction),
     )
 
 

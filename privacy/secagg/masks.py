@@ -6,7 +6,6 @@ that it leaves the sum; a self mask is removed by the server, from shares.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,9 +21,10 @@ from privacy.wire import Bytes32, encode
 # Chunk and keystream buffer stay in the second-level cache: longer ones wait for
 # memory, shorter ones for the calls.
 CHUNK_WORDS = 48 * 1024
-# A thread is worth its start from so many words of keystream on.
+# A thread is worth its start from so many words of keystream on. More than two wait
+# for the interpreter's lock and for memory.
 THREAD_WORDS = 2**25
-MAX_THREADS = 8
+MAX_THREADS = 2
 _WORD_BYTES = 4
 # Additions across the borders of cache lines take longer.
 _LINE_BYTES = 64
@@ -152,17 +152,10 @@ def apply_masks(
 
 def _starts(length: int, masks: int) -> list[int]:
     """The words at which the threads' parts begin, each at a whole cache line."""
-    threads = min(MAX_THREADS, cores(), length * masks // THREAD_WORDS)
+    threads = min(MAX_THREADS, length * masks // THREAD_WORDS)
     # A cache line holds whole blocks of the keystream, which may be entered there.
     lines = length // _LINE_WORDS
     return [lines * k // threads * _LINE_WORDS for k in range(threads)] or [0]
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _apply(

@@ -280,6 +280,22 @@ def test_the_keystream_does_not_depend_on_how_it_is_read():
     assert stream.read(400) == whole[600:]
 
 
+def test_a_keystream_is_entered_at_any_of_its_blocks():
+    whole = Keystream(b"k" * 32).read(1000)
+    for start in (0, 16, 32, 496):
+        assert Keystream(b"k" * 32, start).read(1000 - start) == whole[start:]
+    with pytest.raises(ValueError, match="not at byte 17"):
+        Keystream(b"k" * 32, 17)
+
+
+def test_an_agreement_that_is_asked_for_again_is_the_same():
+    left, right = AgreementKey(b"l" * 32), AgreementKey(b"r" * 32)
+    secret = left.agree(right.public)
+    assert left.agree(right.public) == secret == right.agree(left.public)
+    assert left == AgreementKey(b"l" * 32)
+    assert secret.hex() not in repr(left)
+
+
 def test_a_keystream_key_has_32_bytes():
     with pytest.raises(ValueError, match="32 bytes"):
         Keystream(bytes(16))

@@ -1,13 +1,16 @@
-"""A slow mask oracle that shares no code with `privacy.secagg.masks` or its callers.
+"""A slow oracle that shares no code with `privacy`: derivations, masks, key shares.
 
-It writes the framing of labels and fields out by hand, derives keys by HMAC, and adds
-Python integers one by one. Only AES and X25519 come from the library, used directly.
+It writes the framing of labels and fields out by hand, derives keys by HMAC, adds
+Python integers one by one and interpolates with fractions. Only AES and X25519 come
+from the library, used directly. `second` plays a whole round with it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import struct
+from fractions import Fraction
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import (
     X25519PrivateKey,
@@ -18,6 +21,14 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 def prefixed(data: bytes) -> bytes:
     return struct.pack(">Q", len(data)) + data
+
+
+def framed(label: str, *parts: bytes) -> bytes:
+    return b"".join(prefixed(part) for part in (label.encode(), *parts))
+
+
+def sha256(label: str, *parts: bytes) -> bytes:
+    return hashlib.sha256(framed(label, *parts)).digest()
 
 
 def hkdf(secret: bytes, salt: bytes, info: bytes) -> bytes:
@@ -57,3 +68,49 @@ def self_key(
     info = b"".join(context) + prefixed(name.encode())
     label = b"fgrpo-secure/1/self-mask"
     return hkdf(seed, context[0], prefixed(label) + prefixed(info))
+
+
+SHARE_PRIME = 2**256 - 189
+
+
+def share(secret: bytes, drawn: list[str], x: int) -> bytes:
+    """The polynomial's value, power by power; `drawn` has the highest first, in hex."""
+    coefficients = [int.from_bytes(secret, "big"), *(int(c, 16) for c in drawn[::-1])]
+    total = sum(c * x**power for power, c in enumerate(coefficients))
+    return (total % SHARE_PRIME).to_bytes(32, "big")
+
+
+def interpolated(shares: dict[int, bytes]) -> bytes:
+    """The value at zero, by weights that are rationals before they are reduced."""
+    total = 0
+    for x, data in shares.items():
+        weight = Fraction(1)
+        for other in shares.keys() - {x}:
+            weight *= Fraction(other, other - x)
+        inverse = pow(weight.denominator, -1, SHARE_PRIME)
+        total += weight.numerator * inverse * int.from_bytes(data, "big")
+    return (total % SHARE_PRIME).to_bytes(32, "big")
+
+
+def tree(leaves: list[bytes]) -> bytes:
+    """The root: of the largest whole tree at the left and of what is left over."""
+    if len(leaves) == 1:
+        return leaves[0]
+    whole = 1
+    while 2 * whole < len(leaves):
+        whole *= 2
+    label = "fgrpo-secure/1/key-share-node"
+    return sha256(label, tree(leaves[:whole]), tree(leaves[whole:]))
+
+
+def path(leaves: list[bytes], place: int) -> list[bytes]:
+    """The siblings of a leaf, from the bottom up."""
+    if len(leaves) == 1:
+        return []
+    whole = 1
+    while 2 * whole < len(leaves):
+        whole *= 2
+    left, right = leaves[:whole], leaves[whole:]
+    if place < whole:
+        return [*path(left, place), tree(right)]
+    return [*path(right, place - whole), tree(left)]

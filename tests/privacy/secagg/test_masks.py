@@ -99,3 +99,39 @@ def test_what_was_added_and_subtracted_is_gone():
     assert not np.array_equal(residues, np.arange(70_000))
     apply_masks(residues, added=[], subtracted=pair, modulus_bits=32)
     assert np.array_equal(residues, np.arange(70_000))
+
+
+@pytest.mark.parametrize("length", [1, 15, 64, 1000, 4097])
+@pytest.mark.parametrize("threads", [2, 3, 8])
+def test_the_words_do_not_depend_on_the_number_of_threads(monkeypatch, length, threads):
+    monkeypatch.setattr(masks, "CHUNK_WORDS", 100)
+    whole = np.arange(length, dtype=np.uint32)
+    parted = whole.copy()
+    pair = {"added": [b"a" * 32, b"b" * 32], "subtracted": [b"c" * 32]}
+    monkeypatch.setattr(masks, "MAX_THREADS", 1)
+    apply_masks(whole, **pair, modulus_bits=20)
+    monkeypatch.setattr(masks, "MAX_THREADS", threads)
+    monkeypatch.setattr(masks, "THREAD_WORDS", 1)
+    assert len(masks._starts(length, 3)) > 1
+    apply_masks(parted, **pair, modulus_bits=20)
+    assert parted.tolist() == whole.tolist()
+
+
+def test_a_vector_that_begins_within_a_cache_line_meets_the_oracle():
+    room, expected = np.zeros(50_100, np.uint32), oracle.words(b"a" * 32, 50_001)
+    for offset in range(20):
+        residues = room[offset : offset + 50_001]
+        residues[:] = 0
+        apply_masks(residues, added=[b"a" * 32], subtracted=[], modulus_bits=32)
+        assert np.array_equal(residues, expected)
+
+
+def test_an_error_in_a_thread_is_raised(monkeypatch):
+    monkeypatch.setattr(masks, "THREAD_WORDS", 1)
+    with pytest.raises(ValueError, match="32 bytes"):
+        apply_masks(
+            np.zeros(100, np.uint32),
+            added=[b"a" * 32],
+            subtracted=[b"short"],
+            modulus_bits=32,
+        )
