@@ -93,7 +93,7 @@ def test_groups_are_counted_and_those_of_equal_rewards_as_skipped(
         top = next(worth)
         return [np.linspace(0, top, len(group.texts)) for group in groups]
 
-    monkeypatch.setattr(ours.Learner, "_score", scored)
+    monkeypatch.setattr(ours.Draws, "_score", scored)
     made = federation.step([3, 1, 4, 15])
     assert (made["groups"], made["skipped"]) == (UNITS, 2)
 
