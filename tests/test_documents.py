@@ -70,7 +70,7 @@ def test_every_claim_of_security_names_the_test_that_attacks_it():
     rows = [
         line
         for line in claims.splitlines()
-        if line.startswith("| ") and not line.startswith("| claim ")
+        if line.startswith("| ") and not line.startswith(("| claim ", "| lie "))
     ]
     assert len(rows) > 30
     for row in rows:

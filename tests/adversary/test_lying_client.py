@@ -351,6 +351,31 @@ def test_a_message_in_the_name_of_another_is_a_dropout(phase):
 
 
 @pytest.mark.parametrize("phase", PHASES)
+def test_a_message_of_another_phase_is_a_dropout(phase):
+    for other in PHASES:
+        if other != phase:
+            play = answered(phase)
+            play.replies[LIAR] = answered(other).replies[LIAR]
+            play.collect()
+            blamed = getattr(play.server, "wrong", {}) or play.server.blamed
+            assert set(blamed) == {LIAR}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_stale_protocol_version_is_a_dropout(phase):
+    play = answered(phase)
+    # The version is the first word of the envelope, which in key shares and masked
+    # inputs stands behind its length.
+    start = 8 if phase in ("shares", "masked") else 0
+    message = play.replies[LIAR]
+    assert message[start : start + 8] == (1).to_bytes(8, "big")
+    play.replies[LIAR] = message[:start] + bytes(8) + message[start + 8 :]
+    play.collect()
+    blamed = getattr(play.server, "wrong", {}) or play.server.blamed
+    assert "version 0" in blamed[LIAR]
+
+
+@pytest.mark.parametrize("phase", PHASES)
 def test_truncated_extended_and_flipped_messages_are_dropouts(phase):
     play = answered(phase)
     message = play.replies[LIAR]

@@ -278,6 +278,17 @@ def test_a_roster_of_an_earlier_round_is_refused():
         share_keys(play_until("shares"), earlier.messages[NAME])
 
 
+def test_adverts_of_a_second_offer_of_the_same_round_are_refused():
+    # Two offers of one round differ by their nonces alone: the clients that took one
+    # cannot be put into the roster of those that took the other.
+    terms = make_terms(4)
+    second = server.open_round(terms, KEY, Counter("second offer"), ())[1]
+    _, advert = join("client-002", second, terms)
+    play, message = altered_roster("client-002", lambda _: advert)
+    with pytest.raises(FaultyServerError, match="another round or attempt"):
+        share_keys(play, message)
+
+
 # R2: the key shares.
 
 
@@ -402,6 +413,49 @@ def test_two_rosters_in_one_round_show_in_the_key_shares():
         state.open_inbox(message)
 
 
+def test_a_dealer_in_an_inbox_twice_is_refused():
+    play = play_until("masked")
+    deliveries = said(play, Inbox).deliveries
+    body = Writer().integer(5)
+    for name in sorted([*deliveries, "client-002"]):
+        delivery = deliveries[name]
+        body.text(name).field(delivery.head)
+        body.fixed(delivery.sealed.self_mask_commitment, 32)
+        body.fixed(delivery.sealed.mask_key_commitment, 32)
+        body.field(delivery.sealed.ciphertext).integer(len(delivery.path))
+        for step in delivery.path:
+            body.fixed(step, 32)
+    with pytest.raises(MalformedMessageError, match="distinct"):
+        open_inbox(play, raw(play, Inbox, body.finish()))
+
+
+def test_a_colluder_that_deals_in_two_ways_opens_nothing():
+    # It signs two roots, and the server shows each to half of the clients. Their U2 are
+    # then of different hashes: masks do not cancel, and no quorum forms.
+    terms = make_terms(4, colluders=1)
+    play = play_until("shares", terms)
+    colluder = play.clients["client-003"]
+    again = play.again(colluder, identity("client-003"))
+    deals = [
+        state.share_keys(play.messages["client-003"], Counter(seed))[1]
+        for state, seed in ((colluder, "one way"), (again, "another way"))
+    ]
+    play.clients["client-003"] = play.again(again, identity("client-003"))
+    play.answer("shares")
+    rounds = []
+    for dealt in deals:
+        play.replies["client-003"] = dealt
+        rounds.append(play.server.collect(play.replies))
+    (state, shown), (_, other) = rounds
+    play.server = state
+    play.messages = {**shown, NAME: other[NAME]}
+    play.answer("masked")
+    play.collect()
+    # The server has every vector, and calls them all survivors.
+    assert play.server.blamed == {NAME: "masked for another roster or sharers"}
+    assert NAME not in play.server.survivors
+
+
 class Watched(dict):
     """Vectors that remember who made one."""
 
@@ -464,6 +518,24 @@ def test_a_different_adapter_shown_to_one_client_ends_its_part():
     outcome = finish(play, downstream=other_offer)
     assert NAME not in outcome.unmasked.survivors
     assert "another round or attempt" in outcome.unmasked.blamed[NAME]
+
+
+def test_a_different_plan_shown_to_one_client_ends_its_part():
+    terms = make_terms(4)
+    victim = make_terms(4, plan_digest=b"\x66" * 32)
+
+    def other_offer(phase, name, data):
+        if phase == "advert" and name == NAME:
+            return server.open_round(victim, KEY, Counter("server"), ())[1]
+        return data
+
+    play = Play(terms)
+    outcome = finish(play, downstream=other_offer)
+    assert isinstance(play.errors[NAME], PlanMismatchError)
+    assert NAME not in outcome.unmasked.survivors
+    assert (
+        outcome.unmasked.residues == plain_sum(terms, outcome.unmasked.survivors)
+    ).all()
 
 
 def survivors_without(play, *names):
@@ -633,6 +705,30 @@ def test_a_colluder_that_dropped_out_does_not_count_for_the_quorum():
         state.reveal(message, HEAD)
 
 
+def test_a_confirmation_of_an_unknown_client_opens_nothing():
+    play = play_until("reveal")
+    state = play.clients[NAME]
+    stranger = sign(
+        state.seen,
+        "stranger",
+        play.server.desk.offer_digest,
+        identity("stranger"),
+    )
+    message = lie(play, Quorum(quorum(play) | {"stranger": stranger}))
+    with pytest.raises(FaultyServerError, match="not a survivor"):
+        state.reveal(message, HEAD)
+
+
+def test_a_client_in_a_quorum_twice_opens_nothing():
+    play = play_until("reveal")
+    confirmations = quorum(play)
+    body = Writer().integer(5)
+    for name in sorted([*confirmations, "client-002"]):
+        body.text(name).field(confirmations[name])
+    with pytest.raises(MalformedMessageError, match="distinct"):
+        play.clients[NAME].reveal(raw(play, Quorum, body.finish()), HEAD)
+
+
 def test_a_second_unmask_request_is_refused():
     play = play_until("reveal")
     state, message = play.clients[NAME], play.messages[NAME]
@@ -747,6 +843,17 @@ def test_a_cohort_that_was_split_gives_disjoint_sums_and_the_ledgers_show_it():
 
 
 # Everywhere.
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_message_out_of_its_turn_ends_the_round(phase):
+    # Every message that an honest server sends this client, before its turn or after.
+    play = play_until(phase)
+    for other in PHASES:
+        if other != phase:
+            data = play_until(other).messages[NAME]
+            with pytest.raises((MalformedMessageError, ReplayError)):
+                again(play, phase, data)
 
 
 @pytest.mark.parametrize("phase", PHASES)

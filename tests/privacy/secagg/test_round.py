@@ -1,6 +1,7 @@
 """Whole rounds: with nothing wrong but dropouts, the secure sum is the plain sum."""
 
-from itertools import chain, combinations
+import random
+from itertools import chain, combinations, product
 
 import numpy as np
 import pytest
@@ -70,13 +71,58 @@ def check_round(terms, drops):
 
 
 @pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize(("count", "colluders"), [(3, 0), (3, 1), (4, 0), (4, 1)])
+@pytest.mark.parametrize(
+    ("count", "colluders"),
+    [(3, 0), (3, 1), (4, 0), (4, 1), (5, 0), (5, 1), (6, 0)],
+)
 def test_every_dropout_subset_sums_exactly_or_ends_below_the_threshold(
     count, colluders, phase
 ):
     terms = make_terms(count, colluders=colluders, min_survivors=max(2, colluders + 1))
     for gone in subsets(client_names(count)):
         check_round(terms, {phase: gone})
+
+
+def test_every_way_in_which_three_leave_sums_exactly_or_ends_below_the_threshold():
+    # Not one phase alone: each of three stays, or leaves in any of the five.
+    terms = make_terms(3)
+    for leaving in product((*PHASES, None), repeat=3):
+        drops = {
+            phase: [
+                name
+                for name, left in zip(client_names(3), leaving, strict=True)
+                if left == phase
+            ]
+            for phase in PHASES
+        }
+        check_round(terms, drops)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_fifty_of_which_a_fifth_leaves_sum_exactly(seed):
+    # Ten of fifty, each in a phase at random; of two seeds all in one phase.
+    draw = random.Random(seed)  # noqa: S311
+    names = client_names(50)
+    gone = draw.sample(names, 10)
+    drops = {phase: [] for phase in PHASES}
+    for name in gone:
+        phase = draw.choice(PHASES) if seed < 3 else PHASES[seed - 1]
+        drops[phase].append(name)
+    terms = make_terms(
+        50, colluders=draw.choice([0, 9]), min_survivors=30, vector_length=5
+    )
+    assert expected_survivors(terms, drops) is not None
+    check_round(terms, drops)
+
+
+def test_fifty_of_which_too_many_leave_end_below_the_threshold():
+    names = client_names(50)
+    # t is 30 with 9 colluders: the one who is too many leaves in the last phase.
+    terms = make_terms(50, colluders=9, min_survivors=30, vector_length=5)
+    drops = {"masked": names[:10], "consistency": names[10:20], "reveal": names[20:21]}
+    check_round(terms, drops | {"reveal": ()})
+    assert expected_survivors(terms, drops) is None
+    check_round(terms, drops)
 
 
 @settings(max_examples=40, deadline=None)
