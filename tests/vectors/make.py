@@ -1,0 +1,35 @@
+"""Write every file of vectors: `python -m tests.vectors.make`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.vectors import (
+    derivations,
+    encodings,
+    lies_of_client,
+    lies_of_server,
+    rounds,
+)
+
+FOLDER = Path(__file__).parent
+
+
+def texts() -> dict[str, str]:
+    """What every file must hold, by its name."""
+    made = (derivations, encodings, rounds, lies_of_server, lies_of_client)
+    return {
+        f"{name}.json": file.text()
+        for module in made
+        for name, file in module.files().items()
+    }
+
+
+def main() -> None:
+    """Write them."""
+    for name, text in texts().items():
+        (FOLDER / name).write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main()
