@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from fgrpo_secure.draws import Draw, Draws, Progress
-from fgrpo_secure.errors import ModelError, StateError
+from fgrpo_secure.errors import StateError
 from fgrpo_secure.gain import Baseline, adaptive_weight, fixed_weight, gain, updated
 from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.policy import Policy
 from fgrpo_secure.metrics import note
 from fgrpo_secure.secrets import write_atomically
+from fgrpo_secure.stopping import StepError, refuse_if_stopped, stop
 from fgrpo_secure.task import Task
 from privacy.contribution import Contribution, charge
 from privacy.ledger import Ledger
@@ -69,10 +70,10 @@ class Learner:
             adapter_bytes: the adapter that the round offers.
 
         Raises:
-            ModelError: a step of this client's own was at fault, in this round or in
+            StepError: a step of this client's own was at fault, in this round or in
                 one before. In the latter case nothing is charged.
         """
-        self._refuse_if_stopped()
+        refuse_if_stopped(self._folder)
         history = ledger.history
         contribution = charge(
             self._plan,
@@ -140,7 +141,7 @@ class Learner:
         """One step down a noised gradient. Source: Abadi et al., CCS 2016, alg. 1.
 
         Raises:
-            ModelError: the step leaves a tensor as it was, or goes out of all bounds.
+            StepError: the step leaves a tensor as it was, or goes out of all bounds.
                 Both are read off what is released already.
         """
         model, rate = self._policy.model, self._task.local_learning_rate
@@ -163,25 +164,14 @@ class Learner:
             )
         adapter.write_vector(model, after)
 
-    def _stopped(self, what: str, fix: str) -> ModelError:
+    def _stopped(self, what: str, fix: str) -> StepError:
         """Keep an error of a step, so that no later round is charged for the same.
 
         That there was one is read off noised releases, as the error itself is.
         """
-        error = ModelError(what, fix)
-        write_atomically(self._folder / _STOPPED, str(error).encode(), private=True)
+        error = StepError(what, fix)
+        stop(self._folder, error, private=True)
         return error
-
-    def _refuse_if_stopped(self) -> None:
-        """Charge nothing after a step that was at fault.
-
-        Raises:
-            ModelError: what that step said.
-        """
-        path = self._folder / _STOPPED
-        if path.exists():
-            what, _, fix = path.read_text("utf-8").partition("\n")
-            raise ModelError(what, fix)
 
     def _measure(self, contribution: Contribution, draw: Draw) -> float | None:
         """The noised mean reward of a draw; None where the plan has none."""
@@ -213,7 +203,6 @@ class Learner:
 
 _BASELINE = "baseline.json"
 _METRICS = "metrics.jsonl"
-_STOPPED = "stopped.txt"
 
 
 def _load_baseline(path: Path) -> Baseline:

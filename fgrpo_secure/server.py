@@ -22,11 +22,10 @@ from fgrpo_secure.checkpoint import (
     write_checkpoint,
 )
 from fgrpo_secure.config import ServerSection
-from fgrpo_secure.errors import ModelError
 from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.policy import Policy
-from fgrpo_secure.secrets import write_atomically
 from fgrpo_secure.server_optimizer import OptimizerState, step
+from fgrpo_secure.stopping import StepError, refuse_if_stopped, stop
 from fgrpo_secure.terms import adapter_digest, round_terms
 from privacy.codec import decode
 from privacy.crypto import SigningKey, VerifyKey
@@ -63,16 +62,7 @@ if TYPE_CHECKING:
 # charged. Asking again would show one client's vector under one noise share.
 ATTEMPT = 1
 
-_STOPPED = "stopped.txt"
 _ANEW = "begin a new run in another folder: what this one has spent stays spent."
-
-
-class StepError(ModelError):
-    """A step of the optimizer did not move the adapter as it should.
-
-    Nothing of the round is published and no further round is begun: each would be
-    charged, and end at the same place.
-    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +156,7 @@ class Server:
         if self._ledger.history.unfinished:
             # Nobody dropped out: it was the server that went away.
             self._abort(Reason.INTERRUPTED, frozenset())
-        self._refuse_if_stopped()
+        refuse_if_stopped(self._folder)
         history = self._ledger.history
         self._state = read_checkpoint(self._folder, history.adapter)
         return history.round
@@ -187,7 +177,7 @@ class Server:
                 that are not finite. The round is aborted and stays charged, and no
                 other may follow in this run.
         """
-        self._refuse_if_stopped()
+        refuse_if_stopped(self._folder)
         terms = round_terms(
             self._plan,
             roster=self._roster,
@@ -218,7 +208,7 @@ class Server:
         except StepError as error:
             # Kept before the ledger speaks, so that no process that takes up this run
             # has another round charged.
-            write_atomically(self._folder / _STOPPED, str(error).encode())
+            stop(self._folder, error, private=False)
             self._abandon(exchange, seen, Reason.STOPPED)
             raise
         words = f"{len(unmasked.survivors)} of {len(self._names)} clients in the sum"
@@ -292,17 +282,6 @@ class Server:
             reason = "one of these sent a weight that no honest client sends"
             raise FaultyClientError(who, reason)
         return mean_gradient(self._plan, total)
-
-    def _refuse_if_stopped(self) -> None:
-        """Begin no round after one whose step was at fault: it would be charged.
-
-        Raises:
-            StepError: what that round said.
-        """
-        path = self._folder / _STOPPED
-        if path.exists():
-            what, _, fix = path.read_text("utf-8").partition("\n")
-            raise StepError(what, fix)
 
     def _check_step(
         self,
