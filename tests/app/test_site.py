@@ -104,7 +104,7 @@ def test_a_site_notes_the_units_of_its_data_before_its_first_round(sites):
     clients = tuple(replace(client, units=UNITS) for client in plan.clients)
     opening(sites, config, replace(plan, clients=clients))
     noted = sites.ledger_path.with_suffix(".units").read_bytes()
-    assert len(noted) == HANDLE_BYTES + 16 * UNITS
+    assert len(noted) == HANDLE_BYTES + 8 + 16 * UNITS
 
 
 @pytest.mark.parametrize("microbatch", [1, 8])

@@ -105,6 +105,10 @@ def secret(name, number):
     return f"planted-{name}-{number:03d}-secret"
 
 
+def _heed_interrupts():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Program:
     """One process of the program, in a process group of its own.
 
@@ -116,6 +120,8 @@ class Program:
     def __init__(self, folder, *arguments):
         self.out, self.err = folder / "stdout", folder / "stderr"
         with self.out.open("w") as out, self.err.open("w") as err:
+            # A shell that starts the tests in its background has them ignore Ctrl-C,
+            # and the program would inherit that.
             self.process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-m", "fgrpo_secure", *map(str, arguments)],
                 cwd=folder,
@@ -124,6 +130,7 @@ class Program:
                 stdout=out,
                 stderr=err,
                 start_new_session=True,
+                preexec_fn=_heed_interrupts,  # noqa: PLW1509
             )
 
     def wait(self):
