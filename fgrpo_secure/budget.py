@@ -123,7 +123,10 @@ def standings(config: RunConfig, plan: Plan) -> dict[str, Standing | str]:
     found: dict[str, Standing | str] = {}
     for client in plan.clients:
         try:
-            history = _as_it_lies(folder, client.name)
+            history = History(client.name, Role.CLIENT)
+            if folder.is_shared:
+                history = _as_it_lies(folder, client.name)
+                _check_closed(history, client.name)
         except (LedgerError, StateError) as error:
             found[client.name] = " ".join(str(error).split())
             continue
@@ -136,15 +139,13 @@ def _as_it_lies(folder: RunFolder, name: str) -> History:
 
     Raises:
         LedgerError: it does not verify.
-        StateError: a run in it has not ended.
+        StateError: it was there, and is gone.
     """
     path = folder.own_ledger(name)
     _check_there(folder, name)
-    if not folder.is_shared or not path.exists():
+    if not path.exists():
         return History(name, Role.CLIENT)
-    history = read_history(path, existing_identity(folder.private(name)), name)
-    _check_closed(history, name)
-    return history
+    return read_history(path, existing_identity(folder.private(name)), name)
 
 
 def check_budgets(config: RunConfig, plan: Plan, folder: RunFolder, run: bytes) -> None:
@@ -163,15 +164,11 @@ def check_budgets(config: RunConfig, plan: Plan, folder: RunFolder, run: bytes) 
         BudgetExceededError, LedgerError, StateError: as `open_client_ledger`.
     """
     for client in plan.clients:
-        path, name = folder.own_ledger(client.name), client.name
-        _check_there(folder, name)
-        history = History(name, Role.CLIENT)
-        if path.exists():
-            history = read_history(path, existing_identity(folder.private(name)), name)
+        history = _as_it_lies(folder, client.name)
         if history.run == run:
             continue
-        _check_closed(history, name)
-        found = standing(config, plan, name, history)
+        _check_closed(history, client.name)
+        found = standing(config, plan, client.name, history)
         if found.refusal is not None:
             raise BudgetExceededError(found.refusal)
 
