@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import processor
 
 from fgrpo_secure.config import ClientSection, RunConfig, load_config
 from fgrpo_secure.errors import ConfigurationError, FgrpoError, StateError
@@ -347,17 +348,10 @@ def _machine() -> dict[str, Any]:
             versions[name] = "not installed"
     return {
         "cores": os.cpu_count(),
-        "processor": _processor(),
+        "processor": processor(),
         "python": platform.python_version(),
         "versions": versions,
     }
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text("ascii", "replace").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def report(result: dict[str, Any]) -> str:

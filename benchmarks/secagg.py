@@ -24,6 +24,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from machine import processor
+
 _ROOT = Path(__file__).resolve().parent.parent
 _RESULTS = Path(__file__).resolve().parent / "results"
 _ENVIRONMENT = _ROOT / ".venv-bench"
@@ -274,18 +276,11 @@ def _rounded(value: float | None, digits: int) -> float | None:
 def _machine() -> dict[str, Any]:
     return {
         "cores": os.cpu_count(),
-        "processor": _processor(),
+        "processor": processor(),
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in _SHARED},
         "other": _FLOWER,
     }
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text("ascii", "replace").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def report(result: Mapping[str, Any]) -> str:

@@ -121,15 +121,6 @@ def epsilon_at_order(counts: Counts, order: int, delta: Real) -> float:
     return max(0.0, math.fsum([*charges, float(_conversions(checked)[place])]))
 
 
-def filter_allows(counts: Counts, *, order: int, epsilon: Real, delta: Real) -> bool:
-    """Whether all these events, the next one included, keep within (epsilon, delta).
-
-    Unlike a figure by PLD this holds when events are chosen in the light of what was
-    released before, as long as the order was fixed before the first of them.
-    """
-    return epsilon_at_order(counts, order, delta) <= epsilon
-
-
 def filter_order(event: Event, epsilon: Real, delta: Real) -> int:
     """The order to register: it admits most events like this one under a cap.
 

@@ -1,16 +1,12 @@
 """The learning benchmark: its arms train and are charged, and its figures are right."""
 
 import math
-import sys
 from pathlib import Path
-
-import numpy as np
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import arms
 import learning
+import numpy as np
+import pytest
 import rewards as changed_rewards
 from arms import Arm, Curve
 
