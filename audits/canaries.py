@@ -118,6 +118,7 @@ def audit_plan(
         statistic_norm_bound=noise.statistic_norm_bound,
         statistic_variance=noise.statistic_variance,
         modulus_bits=32,
+        rotation=False,
         dimension=canaries,
         min_survivors=max(3, min_survivors),
         colluders=colluders,

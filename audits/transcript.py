@@ -31,9 +31,10 @@ from audits.evidence import (
 from audits.fields import all_fields, compare_fields
 from audits.rounds import Aggregated, Cohort, Data, Progress
 from privacy.crypto import KEY_BYTES, Keystream, Label
+from privacy.packing import unpack
 from privacy.plan import Plan
 from privacy.randomness import system_entropy
-from privacy.secagg.messages import KeyShares, MaskedInput, words_from_bytes
+from privacy.secagg.messages import KeyShares, MaskedInput
 from privacy.vectors import (
     FloatVector,
     IntVector,
@@ -65,7 +66,11 @@ class _Round:
         """The masked inputs by client, shape (d + 1,)."""
         sent = self.seen.sent[Label.MASKED_INPUT]
         return {
-            name: words_from_bytes(decode(MaskedInput, message).words)
+            name: unpack(
+                decode(MaskedInput, message).words,
+                self.vectors[name].residues.size,
+                self.vectors[name].modulus_bits,
+            )
             for name, message in sent.items()
         }
 
@@ -120,7 +125,7 @@ def read_transcript(
             "parameters": plan.dimension,
             "clients": len(cohort.survivors),
             "rounds": rounds,
-            "bytes of one masked input": 4 * plan.vector_length,
+            "bytes of one masked input": plan.bytes_up,
         },
         findings=tuple(findings),
     )

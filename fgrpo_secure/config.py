@@ -158,6 +158,14 @@ class PrivacySection(_Section):
     statistic_multiplier: Positive = Field(
         description="noise multiplier of the reward statistic (rule 'fgrpo' only)"
     )
+    modulus_bits: Annotated[int, Field(ge=8, le=32)] = Field(
+        default=32, description="bits in which each number of a sum is sent"
+    )
+    rotation: bool = Field(
+        default=False,
+        description="whether vectors are rotated at random, so that fewer bits hold "
+        "their sum",
+    )
 
     @model_validator(mode="after")
     def _steps_are_noised(self) -> PrivacySection:

@@ -302,8 +302,9 @@ def _terms(plan: Plan, facts: Mapping[str, Any]) -> str:
         ("clip norm", f"{facts['clip_norm']:g} (D = {plan.norm_bound} grid steps)"),
         (
             "sends",
-            f"{facts['bytes_per_round']:,} bytes a client and round: "
-            f"{plan.dimension:,} numbers modulo 2**{plan.modulus_bits}",
+            f"{facts['bytes_per_round']:,} bytes a client and round, "
+            f"{facts['bytes_per_parameter']:.2f} a number: {plan.dimension:,} of them "
+            f"modulo 2**{plan.modulus_bits}{', rotated' if plan.rotation else ''}",
         ),
     ]
     if plan.promises_privacy:

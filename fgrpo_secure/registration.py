@@ -8,8 +8,9 @@ differently cannot finish a round together.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -18,13 +19,16 @@ from fgrpo_secure.config import RunConfig
 from fgrpo_secure.errors import ConfigurationError
 from fgrpo_secure.grpo.loss import check_settings
 from privacy.calibration import STATISTIC_NORM_BOUND, calibrate
+from privacy.errors import WrappingSumError
 from privacy.plan import NO_PROMISE, ClientTerms, Plan, Weighting, check_cohort
 from privacy.wire import Json, canonical_json
 
-# Grid steps of a clipped gradient: rounding costs 4e-5 of its norm, and no sum of up to
-# 64,000 units wraps 32 bits.
+# Grid steps of a clipped gradient where the modulus has room for as many. With 32 bits
+# it has, for up to 64,000 units in a sum; with fewer bits the grid is coarser.
 NORM_BOUND = 2**15
-MODULUS_BITS = 32
+# Rounding a vector moves it by about sqrt(d / 12) grid steps. More than this part of a
+# clipped gradient's squared length is refused: few bits must not quietly cost learning.
+MOST_ROUNDING = Fraction(1, 100)
 
 _MODEL_FILES = frozenset({".safetensors", ".json", ".jinja", ".model", ".txt"})
 
@@ -41,7 +45,8 @@ def register(config: RunConfig, sizes: Mapping[str, int], dimension: int) -> Pla
         The plan; equal inputs give equal digests on every machine.
 
     Raises:
-        ConfigurationError: the learner's settings would couple units.
+        ConfigurationError: the learner's settings would couple units, or the modulus is
+            too small for the sums.
         PlanMismatchError: the terms cannot carry a guarantee.
         RefusalError: no noise meets the target.
     """
@@ -60,34 +65,88 @@ def register(config: RunConfig, sizes: Mapping[str, int], dimension: int) -> Pla
         max_weight_ratio=Fraction(config.aggregation.max_weight_ratio),
     )
     _check_draws(config, sizes)
-    noise = registered_noise(config, with_statistic=weighting.needs_statistic)
-    return Plan(
-        unit=privacy.unit,
-        max_prompts_per_unit=privacy.prompts_per_unit,
-        trust=privacy.trust,
-        epsilon=_decimal(privacy.epsilon),
-        delta=_decimal(privacy.delta),
-        rounds=privacy.rounds,
-        local_steps=privacy.local_steps,
-        inner_steps=privacy.inner_steps,
-        clip_norm=Fraction(privacy.clip_norm),
-        norm_bound=NORM_BOUND,
-        noise_variance=noise.gradient_variance,
-        statistic_norm_bound=noise.statistic_norm_bound,
-        statistic_variance=noise.statistic_variance,
-        modulus_bits=MODULUS_BITS,
-        dimension=dimension,
-        min_survivors=federation.min_survivors,
-        colluders=federation.colluders,
-        clients=tuple(
-            ClientTerms(
-                client.name, sizes[client.name], config.sampling_rate(client.name)
-            )
-            for client in config.client
-        ),
-        weighting=weighting,
-        recipe=recipe_digest(config),
+    terms = _Terms(config, sizes, dimension, weighting)
+    noise = terms.noise(NORM_BOUND)
+    for norm_bound in _norm_bounds(dimension):
+        # What is calibrated for one grid is nearly that of another, and enough to
+        # tell whether it fits.
+        scaled = math.ceil(noise.gradient_variance * norm_bound**2 / NORM_BOUND**2)
+        try:
+            found = terms.plan(norm_bound, replace(noise, gradient_variance=scaled))
+            if norm_bound == NORM_BOUND:
+                return found
+            return terms.plan(norm_bound, terms.noise(norm_bound))
+        except WrappingSumError:
+            continue
+    rotate = "" if privacy.rotation else "set rotation = true, "
+    raise ConfigurationError(
+        f"modulus_bits = {privacy.modulus_bits} has no room for the sums of this run, "
+        f"unless gradients of {dimension:,} numbers are rounded so coarsely that it "
+        f"moves them by {float(MOST_ROUNDING) ** 0.5:.0%} of their length.",
+        f"Under [privacy] raise modulus_bits, {rotate}or lower sampling_rate.",
     )
+
+
+def _norm_bounds(dimension: int) -> Iterator[int]:
+    """Bounds to try, the finest grid first, down to where rounding costs too much."""
+    norm_bound = NORM_BOUND
+    while norm_bound == NORM_BOUND or (
+        Fraction(dimension, 12) <= MOST_ROUNDING * norm_bound**2
+    ):
+        yield norm_bound
+        norm_bound //= 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """All of a plan but its grid and its noise."""
+
+    config: RunConfig
+    sizes: Mapping[str, int]
+    dimension: int
+    weighting: Weighting
+
+    def noise(self, norm_bound: int) -> RegisteredNoise:
+        """The noise on a grid."""
+        return registered_noise(
+            self.config,
+            with_statistic=self.weighting.needs_statistic,
+            norm_bound=norm_bound,
+        )
+
+    def plan(self, norm_bound: int, noise: RegisteredNoise) -> Plan:
+        """The plan with a grid and its noise."""
+        privacy, federation = self.config.privacy, self.config.federation
+        return Plan(
+            unit=privacy.unit,
+            max_prompts_per_unit=privacy.prompts_per_unit,
+            trust=privacy.trust,
+            epsilon=_decimal(privacy.epsilon),
+            delta=_decimal(privacy.delta),
+            rounds=privacy.rounds,
+            local_steps=privacy.local_steps,
+            inner_steps=privacy.inner_steps,
+            clip_norm=Fraction(privacy.clip_norm),
+            norm_bound=norm_bound,
+            noise_variance=noise.gradient_variance,
+            statistic_norm_bound=noise.statistic_norm_bound,
+            statistic_variance=noise.statistic_variance,
+            modulus_bits=privacy.modulus_bits,
+            rotation=privacy.rotation,
+            dimension=self.dimension,
+            min_survivors=federation.min_survivors,
+            colluders=federation.colluders,
+            clients=tuple(
+                ClientTerms(
+                    client.name,
+                    self.sizes[client.name],
+                    self.config.sampling_rate(client.name),
+                )
+                for client in self.config.client
+            ),
+            weighting=self.weighting,
+            recipe=recipe_digest(self.config),
+        )
 
 
 def _check_draws(config: RunConfig, sizes: Mapping[str, int]) -> None:
@@ -130,7 +189,9 @@ class RegisteredNoise:
     statistic_norm_bound: int
 
 
-def registered_noise(config: RunConfig, *, with_statistic: bool) -> RegisteredNoise:
+def registered_noise(
+    config: RunConfig, *, with_statistic: bool, norm_bound: int = NORM_BOUND
+) -> RegisteredNoise:
     """The noise that a target asks for; none where epsilon is infinite.
 
     It is made for the client with the largest sampling rate; the others stay below.
@@ -147,7 +208,7 @@ def registered_noise(config: RunConfig, *, with_statistic: bool) -> RegisteredNo
         sampling_rate=max(config.sampling_rate(c.name) for c in config.client),
         rounds=privacy.rounds * privacy.local_steps,
         inner_steps=privacy.inner_steps,
-        norm_bound=NORM_BOUND,
+        norm_bound=norm_bound,
         statistic_multiplier=(
             Fraction(privacy.statistic_multiplier) if with_statistic else None
         ),

@@ -42,8 +42,9 @@ from privacy.ledger import (
     Survivors,
     reason_of,
 )
-from privacy.plan import WEIGHT_ONE, Plan
+from privacy.plan import Plan
 from privacy.randomness import system_entropy
+from privacy.rotation import Rotation
 from privacy.secagg.messages import sum_digest
 from privacy.secagg.server import (
     CollectingAdverts,
@@ -277,11 +278,15 @@ class Server:
         """
         total = from_residues(unmasked.residues, self._plan.modulus_bits)
         weights = int(total[-1])
-        if not 0 < weights <= len(unmasked.survivors) * WEIGHT_ONE:
+        if not 0 < weights <= len(unmasked.survivors) * self._plan.weight_steps:
             who = ", ".join(unmasked.survivors)
             reason = "one of these sent a weight that no honest client sends"
             raise FaultyClientError(who, reason)
-        return mean_gradient(self._plan, total)
+        mean = mean_gradient(self._plan, total)
+        if not self._plan.rotation:
+            return mean
+        digest = unmasked.desk.offer_digest
+        return Rotation.of_round(digest, self._plan.dimension).inverse(mean)
 
     def _check_step(
         self,
@@ -394,12 +399,12 @@ def mean_gradient(plan: Plan, total: IntVector) -> FloatVector:
     Args:
         plan: scale and expected batches.
         total: shape (d + 1,), grid steps: the d coordinates and the weight coordinate,
-            which sums w_i * b_i / b_max in units of 2**-16.
+            which sums w_i * b_i / b_max in parts of the plan's `weight_steps`.
 
     Returns:
-        Shape (d,), gradient units.
+        Shape (d,), gradient units, rotated where the plan has a rotation.
     """
     largest = max(plan.expected_batch(client.name) for client in plan.clients)
-    weights = int(total[-1]) / WEIGHT_ONE * float(largest)
+    weights = int(total[-1]) / plan.weight_steps * float(largest)
     mean: FloatVector = decode(total[:-1], plan.scale) / weights
     return np.asarray(mean, dtype=np.float64)

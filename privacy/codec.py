@@ -118,7 +118,7 @@ def check_weight(weight: int) -> None:
         raise ValueError(msg)
 
 
-def weight_coordinate(weight: int, batch_share: int) -> int:
+def weight_coordinate(weight: int, batch_share: int, steps: int = WEIGHT_ONE) -> int:
     """The exact last coordinate of a client's vector, by whose sum the server divides.
 
     It is post-processing of the noised statistic and carries no noise.
@@ -127,14 +127,16 @@ def weight_coordinate(weight: int, batch_share: int) -> int:
         weight: k of the weight k / 2**16, 0 < k <= 2**16.
         batch_share: the client's public expected batch relative to the largest one,
             in 1 / 2**16 parts, 0 < share <= 2**16.
+        steps: the parts of 1 that the plan sends it in, `Plan.weight_steps`.
 
     Returns:
-        weight * batch_share / 2**16 to the nearest integer, at least 1 and at most
-        2**16: fewer than 2**15 clients do not wrap a modulus of 32 bits.
+        The product of the two in these parts, to the nearest integer, at least 1 and at
+        most `steps`, so that all clients' together do not wrap.
     """
     check_weight(weight)
     check_weight(batch_share)
-    return max(1, (weight * batch_share + WEIGHT_ONE // 2) // WEIGHT_ONE)
+    whole = WEIGHT_ONE**2
+    return max(1, (weight * batch_share * steps + whole // 2) // whole)
 
 
 def weighted(total: IntVector, weight: int) -> IntVector:

@@ -44,8 +44,10 @@ from privacy.ledger import (
     spends_after,
 )
 from privacy.noise import discrete_gaussian
+from privacy.packing import pack
 from privacy.plan import WEIGHT_ONE, Plan
 from privacy.randomness import Entropy, RandomStream
+from privacy.rotation import Rotation
 from privacy.sampling import poisson_draw, uniforms, unit_stream
 from privacy.statistic import noised_mean
 from privacy.vectors import FloatVector, IntVector, NoisedVector, to_residues
@@ -154,6 +156,12 @@ class Contribution:
         self._releases = 0
         self._drawn: frozenset[str] = frozenset()
         self._awaited: set[str] = set()
+        # Of the offer that the ledger says was joined, as the server has it.
+        self._rotation = (
+            Rotation.of_round(ledger.history.offer_digest, plan.dimension)
+            if plan.rotation
+            else None
+        )
         # In local trust the weight multiplies what is released, noise and all.
         self._weight = WEIGHT_ONE if plan.is_local else 0
         self._total = np.zeros(plan.dimension, dtype=np.int64)
@@ -267,6 +275,10 @@ class Contribution:
             wanted = self._total.size
             msg = f"a gradient of {gradient.size} numbers; the plan has {wanted}"
             raise PlanMismatchError(msg)
+        if self._rotation is not None and not self._plan.is_local:
+            # Before the clip, which is what bounds it: a rotation keeps every norm up
+            # to rounding, and the integers are measured after both.
+            gradient = self._rotation.forward(gradient)
         self._total += encode(
             gradient,
             scale=self._plan.scale,
@@ -308,7 +320,7 @@ class Contribution:
 
         The noise is the same whatever the weight and however few units were drawn.
         In local trust it is in every release already; the vector is their sum times
-        the weight, which is computed from nothing else.
+        the weight, which is computed from nothing else, and a rotation is of that.
 
         Returns:
             The vector for secure aggregation, and the 32 secret bytes that open the
@@ -317,10 +329,12 @@ class Contribution:
         self._advance(_Stage.WEIGHED, _Stage.SEALED)
         plan = self._plan
         if plan.is_local:
-            self._total = weighted(self._released, self._weight)
+            self._total = self._weighted_release()
         else:
             self._total += self._noise()
-        share = weight_coordinate(self._weight, plan.batch_share(self._name))
+        share = weight_coordinate(
+            self._weight, plan.batch_share(self._name), plan.weight_steps
+        )
         whole = np.append(self._total, np.int64(share))
         residues = to_residues(whole, plan.modulus_bits)
         opening = self._entropy(KEY_BYTES)
@@ -328,7 +342,7 @@ class Contribution:
             Commit(
                 round=self._intent.round,
                 attempt=self._intent.attempt,
-                commitment=commitment(opening, residues.astype("<u4").tobytes()),
+                commitment=commitment(opening, pack(residues, plan.modulus_bits)),
                 length=plan.vector_length,
                 modulus_bits=plan.modulus_bits,
             )
@@ -356,6 +370,21 @@ class Contribution:
         return discrete_gaussian(
             self._stream, plan.noise_share_variance, plan.dimension
         )
+
+    def _weighted_release(self) -> IntVector:
+        """What a client of local trust has released, times its weight, as it is sent.
+
+        The rotation is post-processing here, after all the noise. It is drawn before
+        the releases and none of them is made with it, so that it stays independent of
+        them: steps at a model that it had moved would not be.
+
+        Returns:
+            Shape (d,), int64, grid steps.
+        """
+        if self._rotation is None:
+            return weighted(self._released, self._weight)
+        rotated = self._rotation.forward(self._released)
+        return np.rint(rotated * (self._weight / WEIGHT_ONE)).astype(np.int64)
 
     def _forget(self) -> None:
         """Drop what must not outlive the round."""

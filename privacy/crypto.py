@@ -59,6 +59,7 @@ class Label(StrEnum):
     LEDGER_RECORD = "fgrpo-secure/1/ledger-record"
     LEDGER_COMMIT = "fgrpo-secure/1/ledger-commit"
     UNIT_STREAM = "fgrpo-secure/1/unit-stream"
+    ROTATION = "fgrpo-secure/1/rotation"
     DATA_SET_UNIT = "fgrpo-secure/1/data-set-unit"
     OFFER = "fgrpo-secure/1/offer"
     OFFER_DIGEST = "fgrpo-secure/1/offer-digest"

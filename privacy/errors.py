@@ -25,6 +25,10 @@ class PlanMismatchError(RefusalError):
     """The other side works to a different plan, or the plan is not acceptable."""
 
 
+class WrappingSumError(PlanMismatchError):
+    """A sum under these terms may pass half the modulus, and would then be lost."""
+
+
 class ReplayError(RefusalError):
     """A round, an attempt or an answer that was already given was asked for again."""
 

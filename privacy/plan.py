@@ -13,7 +13,13 @@ from fractions import Fraction
 from typing import Any
 
 from privacy.crypto import Label, sha256
-from privacy.errors import MalformedMessageError, PlanMismatchError
+from privacy.errors import (
+    MalformedMessageError,
+    PlanMismatchError,
+    WrappingSumError,
+)
+from privacy.packing import packed_bytes
+from privacy.rotation import spread
 from privacy.vectors import MAX_MODULUS_BITS, MAX_SQUARED_NORM
 from privacy.wire import Json, canonical_json, parse_rational, rational
 
@@ -120,7 +126,9 @@ class Plan:
         statistic_norm_bound: the same bound for the reward statistic; 0 means that
             there is no statistic.
         statistic_variance: its noise variance; 0 without a statistic or a promise.
-        modulus_bits: residues are modulo two to this power.
+        modulus_bits: residues are modulo two to this power, and travel in as many bits.
+        rotation: whether vectors are sent after a random rotation, drawn for each
+            round, so that fewer bits hold their sum.
         dimension: d, trained numbers.
         min_survivors: fewer than these, and the round is not opened.
         colluders: clients that may show or omit their noise share, other than oneself.
@@ -132,6 +140,7 @@ class Plan:
     Raises:
         PlanMismatchError: when any term is out of its range, or the terms together
             cannot carry the guarantee (see `__post_init__`).
+        WrappingSumError: a sum under these terms may not fit the modulus.
     """
 
     unit: str
@@ -148,6 +157,7 @@ class Plan:
     statistic_norm_bound: int
     statistic_variance: int
     modulus_bits: int
+    rotation: bool
     dimension: int
     min_survivors: int
     colluders: int
@@ -242,7 +252,17 @@ class Plan:
     @property
     def bytes_up(self) -> int:
         """Bytes of one masked vector, without headers."""
-        return 4 * self.vector_length
+        return packed_bytes(self.vector_length, self.modulus_bits)
+
+    @property
+    def weight_steps(self) -> int:
+        """In how many parts of 1 the exact weight coordinate is sent.
+
+        It is a power of two, WEIGHT_ONE at most, and small enough for the weights of
+        all clients to fit the modulus together.
+        """
+        room = (1 << (self.modulus_bits - 1)) // (len(self.clients) + 1)
+        return min(WEIGHT_ONE, 1 << max(0, room.bit_length() - 1))
 
     @property
     def threshold(self) -> int:
@@ -293,6 +313,7 @@ class Plan:
             "statistic_norm_bound": self.statistic_norm_bound,
             "statistic_variance": str(self.statistic_variance),
             "modulus_bits": self.modulus_bits,
+            "rotation": self.rotation,
             "dimension": self.dimension,
             "min_survivors": self.min_survivors,
             "colluders": self.colluders,
@@ -472,13 +493,14 @@ class Plan:
         _require(
             1 <= self.modulus_bits <= MAX_MODULUS_BITS, "modulus_bits must be 1 to 32"
         )
-        level = wrap_level(self)
-        _require(
-            level < 2 ** (self.modulus_bits - 1),
-            f"the sum can wrap: it may reach {level} of the "
-            f"{2 ** (self.modulus_bits - 1)} that {self.modulus_bits} bits hold; "
-            "lower the sampling rate or norm_bound",
-        )
+        level, half = wrap_level(self), 2 ** (self.modulus_bits - 1)
+        if level >= half:
+            msg = (
+                f"the sum can wrap: it may reach {level} of the {half} that "
+                f"{self.modulus_bits} bits hold; lower the sampling rate or "
+                "norm_bound, raise modulus_bits, or turn on the rotation"
+            )
+            raise WrappingSumError(msg)
 
 
 def check_cohort(names: list[str], *, min_survivors: int, colluders: int) -> None:
@@ -542,8 +564,11 @@ def wrap_level(plan: Plan) -> int:
 
     Each client draws at most N units at a time, and by Bernstein's inequality in all
     of a round's draws rarely more than a little above q * N each; a unit adds at most
-    `norm_bound` to a coordinate of each release. The noise of all n clients' releases
-    is subgaussian with their summed variance.
+    `norm_bound` to a coordinate of each release, and after a rotation rarely more than
+    a small part of it. The noise of all n clients' releases is subgaussian with their
+    summed variance, rotated or not.
+
+    Source: docs/protocol.md, "The modulus", has the proof.
     """
     log_clients = math.log(2 * len(plan.clients) / WRAP_FAILURE)
     units = 0
@@ -552,12 +577,28 @@ def wrap_level(plan: Plan) -> int:
         slack = log_clients / 3
         bound = batch + slack + math.sqrt(slack**2 + 2 * batch * log_clients)
         units += min(client.units * plan.local_steps, math.ceil(bound))
-    releases = len(plan.clients) * plan.releases_per_round
+    vectors = units * plan.inner_steps
+    # Half of what may fail is the drawing's. With a rotation the noise has a quarter.
+    noise_failure = WRAP_FAILURE / (4 if plan.rotation else 2)
+    # A weight made of a later draw's rewards may depend on the noise that moved the
+    # model before it. Such clients' noises are bounded one by one, not in sum.
+    apart = plan.weighting.needs_statistic and plan.local_steps > 1
+    parts = len(plan.clients) if apart else 1
+    releases = len(plan.clients) * plan.releases_per_round // parts
     variance = releases * plan.noise_share_variance
-    log_coordinates = math.log(4 * plan.vector_length / WRAP_FAILURE)
-    noise = math.ceil(math.sqrt(2 * variance * log_coordinates))
-    weights = len(plan.clients) * WEIGHT_ONE
-    return max(units * plan.inner_steps * plan.norm_bound + noise, weights)
+    log_coordinates = math.log(2 * plan.vector_length * parts / noise_failure)
+    noise = parts * math.ceil(math.sqrt(2 * variance * log_coordinates))
+    weights = len(plan.clients) * plan.weight_steps
+    signal = vectors * plan.norm_bound
+    if plan.rotation:
+        # A vector that was shrunk until its rounding fits may itself be longer by all
+        # of the rounding; and each client of local trust rounds once more at the end.
+        longest = plan.norm_bound + math.sqrt(plan.dimension) / 2
+        tries = plan.dimension * max(1, vectors)
+        largest = longest * spread(plan.dimension, tries, WRAP_FAILURE / 4) + 1 / 2
+        rotated = math.ceil(vectors * largest) + len(plan.clients)
+        signal = min(signal + len(plan.clients), rotated)
+    return max(signal + noise, weights)
 
 
 def _parse(value: Any) -> Plan:  # noqa: ANN401
@@ -577,6 +618,7 @@ def _parse(value: Any) -> Plan:  # noqa: ANN401
         statistic_norm_bound=_integer(value["statistic_norm_bound"]),
         statistic_variance=int(_text(value["statistic_variance"])),
         modulus_bits=_integer(value["modulus_bits"]),
+        rotation=_truth(value["rotation"]),
         dimension=_integer(value["dimension"]),
         min_survivors=_integer(value["min_survivors"]),
         colluders=_integer(value["colluders"]),
@@ -602,6 +644,12 @@ def _parse(value: Any) -> Plan:  # noqa: ANN401
 def _integer(value: Any) -> int:  # noqa: ANN401
     """An integer and no truth value, which Python counts as one."""
     if type(value) is not int:
+        raise TypeError
+    return value
+
+
+def _truth(value: Any) -> bool:  # noqa: ANN401
+    if not isinstance(value, bool):
         raise TypeError
     return value
 

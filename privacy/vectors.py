@@ -1,6 +1,7 @@
 """Integer vectors: their types, exact norms, and residues modulo a power of two.
 
-Residues are what travels: a vector modulo 2**modulus_bits, as uint32 words.
+Residues are what is masked and summed: a vector modulo 2**modulus_bits, as uint32
+words. How they travel is `privacy.packing`.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def to_residues(vector: IntVector, modulus_bits: int) -> ResidueVector:
     Returns:
         Shape (d,), uint32, each word below 2**modulus_bits.
     """
-    _check_modulus(modulus_bits)
+    check_modulus(modulus_bits)
     # The cast wraps modulo 2**32, of which 2**modulus_bits is a divisor.
     residues = vector.astype(np.uint32)
     residues &= np.uint32(2**modulus_bits - 1)
@@ -65,13 +66,18 @@ def from_residues(residues: ResidueVector, modulus_bits: int) -> IntVector:
     Guarantee:
         `from_residues(to_residues(v, b), b) == v` for every v in that range.
     """
-    _check_modulus(modulus_bits)
+    check_modulus(modulus_bits)
     lifted = residues.astype(np.int64)
     lifted[lifted >= 2 ** (modulus_bits - 1)] -= 2**modulus_bits
     return lifted
 
 
-def _check_modulus(modulus_bits: int) -> None:
+def check_modulus(modulus_bits: int) -> None:
+    """Refuse a modulus that a word does not hold.
+
+    Raises:
+        ValueError: not 1 to 32 bits.
+    """
     if not 1 <= modulus_bits <= MAX_MODULUS_BITS:
         msg = f"modulus_bits must be 1 to {MAX_MODULUS_BITS}, got {modulus_bits}"
         raise ValueError(msg)

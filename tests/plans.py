@@ -36,6 +36,7 @@ def make_plan(**changes):
         "statistic_norm_bound": 4096,
         "statistic_variance": 2**30,
         "modulus_bits": 32,
+        "rotation": False,
         "dimension": 6,
         "min_survivors": 3,
         "colluders": 1,

@@ -105,6 +105,7 @@ class History:
         missed: likewise.
         adapter: digest of the adapter after the last published sum (server).
         offered: digest of the adapter that the round starts from (server).
+        offer_digest: of the round's offer; empty before the first round.
         members: of the round's roster (server).
         survivors: of the round (server).
         last_survivors: of the last published sum, none before the first (server).
@@ -131,6 +132,7 @@ class History:
     missed: int = 0
     adapter: bytes | None = None
     offered: bytes = b""
+    offer_digest: bytes = b""
     members: tuple[str, ...] = ()
     survivors: tuple[str, ...] = ()
     last_survivors: tuple[str, ...] = ()
@@ -340,6 +342,7 @@ class History:
             round=record.round,
             attempt=record.attempt,
             offered=record.adapter_digest,
+            offer_digest=record.offer_digest,
             members=(),
             survivors=(),
         )

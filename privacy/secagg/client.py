@@ -26,6 +26,7 @@ from privacy.errors import (
     RefusalError,
     ReplayError,
 )
+from privacy.packing import pack, within_modulus
 from privacy.secagg.envelope import (
     Message,
     load_state,
@@ -70,8 +71,6 @@ from privacy.secagg.messages import (
     sharers_hash_of,
     survivors_hash_of,
     vector_hash,
-    within_modulus,
-    words_to_bytes,
 )
 from privacy.secagg.shamir import Entropy, draw_element
 from privacy.secagg.terms import RoundTerms, require_clients
@@ -479,7 +478,7 @@ class AwaitingVector(_State):
             subtracted=self.subtracted,
             modulus_bits=terms.modulus_bits,
         )
-        words = words_to_bytes(residues)
+        words = pack(residues, terms.modulus_bits, overwrite=True)
         # The message is another copy of the words: no more than three vectors are held.
         del residues
         header = self._sign(

@@ -292,7 +292,7 @@ class MaskedHeader:
         roster_hash: as the client knows it.
         sharers_hash: as the client knows it.
         adapter_digest: of the adapter that the client has loaded.
-        vector_hash: of the masked words.
+        vector_hash: of the packed words.
     """
 
     LABEL: ClassVar[Label] = Label.MASKED_INPUT
@@ -309,7 +309,7 @@ class MaskedInput:
 
     Attributes:
         header: signed `MaskedHeader`.
-        words: the residues, 4 bytes each, little-endian.
+        words: the residues, packed without gaps (`privacy.packing`).
     """
 
     header: bytes
@@ -317,7 +317,7 @@ class MaskedInput:
 
 
 def words_to_bytes(residues: ResidueVector) -> bytes:
-    """Residues as they travel: 4 bytes each, little-endian on every machine."""
+    """Residues as a state keeps them: 4 bytes each, little-endian on every machine."""
     return residues.astype("<u4", copy=False).tobytes()
 
 
@@ -333,13 +333,8 @@ def words_from_bytes(words: bytes) -> ResidueVector:
     return np.frombuffer(words, dtype="<u4").astype(np.uint32, copy=False)
 
 
-def within_modulus(residues: ResidueVector, modulus_bits: int) -> bool:
-    """Whether every word is below the modulus."""
-    return residues.size == 0 or int(residues.max()) < 2**modulus_bits
-
-
 def vector_hash(words: bytes) -> bytes:
-    """Hash of a masked vector."""
+    """Hash of a masked vector's packed words."""
     return sha256(Label.MASKED_VECTOR, words)
 
 
@@ -415,7 +410,7 @@ class Published:
 
     Attributes:
         survivors: the clients in the sum.
-        sum_digest: of the sum's residues.
+        sum_digest: of the sum's residues, packed.
         next_adapter_digest: of the adapter that the next round starts from.
         transcript_hash: of the server's transcript.
         ledger_head: of the server's ledger.
@@ -431,7 +426,7 @@ class Published:
 
 
 def sum_digest(words: bytes) -> bytes:
-    """Digest of a sum's residues, 4 bytes each, little-endian."""
+    """Digest of a sum's residues, packed like a masked vector's."""
     return sha256(Label.SUM, words)
 
 

@@ -23,6 +23,7 @@ from privacy.errors import (
     PlanMismatchError,
     PrivacyError,
 )
+from privacy.packing import check_packed, pack, packed_bytes, unpack
 from privacy.plan import SERVER
 from privacy.secagg.envelope import (
     Message,
@@ -60,7 +61,6 @@ from privacy.secagg.messages import (
     sum_digest,
     survivors_hash_of,
     vector_hash,
-    within_modulus,
     words_from_bytes,
     words_to_bytes,
 )
@@ -425,8 +425,10 @@ class CollectingMasked(_State):
         message = checked[client]
         if client in self.headers:
             return self
-        total = words_from_bytes(self.total) + words_from_bytes(message.words)
-        total &= np.uint32(2**self.desk.terms.modulus_bits - 1)
+        terms = self.desk.terms
+        total = words_from_bytes(self.total)
+        total = total + unpack(message.words, terms.vector_length, terms.modulus_bits)
+        total &= np.uint32(2**terms.modulus_bits - 1)
         return replace(
             self,
             headers={**self.headers, client: message.header},
@@ -444,10 +446,9 @@ class CollectingMasked(_State):
             raise FaultyClientError(client, "masked for another roster or sharers")
         if header.vector_hash != vector_hash(message.words):
             raise FaultyClientError(client, "sent words that it did not sign")
-        if len(message.words) != WORD_BYTES * terms.vector_length:
+        if len(message.words) != packed_bytes(terms.vector_length, terms.modulus_bits):
             raise FaultyClientError(client, "sent a vector of another length")
-        if not within_modulus(words_from_bytes(message.words), terms.modulus_bits):
-            raise FaultyClientError(client, "sent words above the modulus")
+        check_packed(message.words, terms.vector_length, terms.modulus_bits)
         if self.headers.get(client, message.header) != message.header:
             raise FaultyClientError(client, "sent a second, different vector")
         return message
@@ -605,7 +606,7 @@ class CollectingReveals(_State):
             secrets=secrets,
             modulus_bits=self.desk.terms.modulus_bits,
         )
-        total = words_to_bytes(residues)
+        total = pack(residues, self.desk.terms.modulus_bits)
         return Unmasked(
             desk=desk.concluding(Label.SUM, sum_digest(total)),
             signing_key=self.signing_key,
@@ -629,7 +630,7 @@ class Unmasked(_State):
     Attributes:
         survivors: the clients in the sum, in order.
         heads: ledger head by client, of those who revealed, as each signed it.
-        total: the sum's residues, 4 bytes each, little-endian.
+        total: the sum's residues, packed like a masked vector's.
     """
 
     survivors: tuple[str, ...]
@@ -639,7 +640,8 @@ class Unmasked(_State):
     @property
     def residues(self) -> ResidueVector:
         """The sum, shape (d + 1,), uint32, modulo 2**modulus_bits."""
-        return words_from_bytes(self.total).copy()
+        terms = self.desk.terms
+        return unpack(self.total, terms.vector_length, terms.modulus_bits).copy()
 
     @property
     def transcript_hash(self) -> bytes:

@@ -210,11 +210,22 @@ def test_a_vector_that_is_too_short_or_too_long_is_left_out(length):
     check_dropped(play, "masked", "another length")
 
 
-def test_a_vector_with_words_above_the_modulus_is_left_out():
+@pytest.mark.parametrize("length", [0, 27, 29, 4 * 11])
+def test_a_packed_vector_that_is_too_short_or_too_long_is_left_out(length):
     play = answered("masked", modulus_bits=20)
-    words = bytes(4 * 10) + (2**20).to_bytes(4, "little")
-    play.replies[LIAR] = masked_input(play, words)
-    check_dropped(play, "masked", "above the modulus")
+    play.replies[LIAR] = masked_input(play, bytes(length))
+    check_dropped(play, "masked", "another length")
+
+
+@pytest.mark.parametrize("place", [4, 5, 6, 7])
+def test_a_vector_with_bits_after_its_last_word_is_left_out(place):
+    """A word above the modulus cannot be written; what is left over must be zero."""
+    play = answered("masked", modulus_bits=20)
+    words = bytearray(decode(MaskedInput, play.replies[LIAR]).words)
+    assert 8 * len(words) - 20 * 11 == 4
+    words[-1] |= 1 << place
+    play.replies[LIAR] = masked_input(play, bytes(words))
+    check_dropped(play, "masked", "bits after its last word")
 
 
 def test_words_that_were_not_signed_are_left_out():

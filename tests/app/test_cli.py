@@ -187,7 +187,9 @@ PLAN_KEYS = {
     "norm_bound",
     "dimension",
     "modulus_bits",
+    "rotation",
     "bytes_per_round",
+    "bytes_per_parameter",
     "clients",
     "min_survivors",
     "colluders",
@@ -204,7 +206,9 @@ def test_a_plan_says_for_programs_what_it_promises(capsys):
     assert (found["epsilon_target"], found["delta"]) == (8.0, 1e-5)
     assert 7.99 < found["epsilon_pld"] <= 8.0 < found["epsilon_rdp"]
     assert found["bytes_per_round"] == 4 * (found["dimension"] + 1)
+    assert found["bytes_per_parameter"] == found["bytes_per_round"] / found["dimension"]
     assert (found["norm_bound"], found["modulus_bits"]) == (2**15, 32)
+    assert found["rotation"] is False
     assert len(found["digest"]) == 64
     # Two honest shares of three survivors with one colluder.
     wanted = found["noise_multiplier"] * found["norm_bound"] / 2**0.5

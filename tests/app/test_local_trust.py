@@ -7,10 +7,10 @@ import pytest
 
 from fgrpo_secure import client as client_module
 from fgrpo_secure import learner as learner_module
-from fgrpo_secure import server as server_module
 from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.gradient import UnitGradients
-from privacy.codec import decode, encode
+from fgrpo_secure.server import Server
+from privacy.codec import encode
 from privacy.contribution import Contribution
 from privacy.plan import WEIGHT_ONE
 from tests.app.federation import Federation
@@ -144,9 +144,13 @@ def test_every_draw_is_an_event_and_every_round_two(begin):
         assert intent["spend"]["charges"] == 2 * number
 
 
-def test_the_server_steps_by_the_weighted_sum_of_all_steps(begin):
+@pytest.mark.parametrize(
+    "bits", [{}, {"modulus_bits": 24}, {"modulus_bits": 20, "rotation": True}]
+)
+def test_the_server_steps_by_the_weighted_sum_of_all_steps(begin, bits):
     """Without noise: the sums of clipped gradients at the places that they led to."""
-    one, spy = begin({**NOISELESS, "aggregation": {"rule": "uniform"}})
+    settings = {**NOISELESS, "privacy": NOISELESS["privacy"] | bits}
+    one, spy = begin({**settings, "aggregation": {"rule": "uniform"}})
     sums = {}
     add = Contribution.add
 
@@ -161,21 +165,23 @@ def test_the_server_steps_by_the_weighted_sum_of_all_steps(begin):
                 weight=WEIGHT_ONE,
             )
 
-    moved = []
-    quotient = server_module.mean_gradient
+    decoded = []
+    decode = Server._decode
 
-    def divided(plan, total):
-        moved.append(quotient(plan, total))
-        return moved[-1]
+    def spied(server, unmasked):
+        decoded.append(decode(server, unmasked))
+        return decoded[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server_module, "mean_gradient", divided)
+        patch.setattr(Server, "_decode", spied)
         patch.setattr(Contribution, "add", summed)
         assert one.round(1).published
     assert spy.weights == [WEIGHT_ONE]
-    total = decode(sum(sums.values()), one.plan.scale)
     batch = sum(one.plan.expected_batch(name) for name in TRIO)
-    assert np.allclose(moved[0], total / float(batch), rtol=1e-9)
+    # A client of a rotated sum rounds once more, to half a step of the grid at most.
+    rounding = len(TRIO) / 2 * one.plan.dimension**0.5 * one.plan.rotation
+    moved = decoded[0] * float(one.plan.scale) * float(batch)
+    assert np.linalg.norm(moved - sum(sums.values())) <= rounding + 1e-3
 
 
 def test_a_units_part_in_the_first_step_depends_on_no_other_unit(begin):

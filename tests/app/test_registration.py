@@ -1,5 +1,6 @@
 """From a configuration to a plan: deterministic, and blind to what does not matter."""
 
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 
@@ -8,14 +9,13 @@ import pytest
 from fgrpo_secure.config import MOST, load_config
 from fgrpo_secure.errors import ConfigurationError
 from fgrpo_secure.registration import (
-    MODULUS_BITS,
     NORM_BOUND,
     base_fingerprint,
     recipe_digest,
     register,
 )
 from privacy.contribution import registered_spend
-from privacy.errors import PlanMismatchError, RefusalError
+from privacy.errors import RefusalError, WrappingSumError
 from privacy.ledger import claimed_epsilon
 
 SIZES = {"count": 3000, "shift": 3000, "sort": 2000, "sums": 3000}
@@ -38,7 +38,8 @@ def test_the_plan_carries_the_terms_of_the_configuration(plan):
     assert plan.rounds == config.privacy.rounds
     assert plan.sampling_rate == Fraction(config.privacy.sampling_rate)
     assert plan.clip_norm == Fraction(config.privacy.clip_norm)
-    assert (plan.norm_bound, plan.modulus_bits) == (NORM_BOUND, MODULUS_BITS)
+    assert (plan.norm_bound, plan.modulus_bits) == (NORM_BOUND, 32)
+    assert not plan.rotation
     assert {client.name: client.units for client in plan.clients} == SIZES
     assert plan.dimension == DIMENSION
 
@@ -203,7 +204,7 @@ def test_a_scale_over_the_batch_is_refused_with_its_reason():
 
 def test_a_modulus_that_would_wrap_is_refused():
     sizes = dict.fromkeys(SIZES, 10**9)
-    with pytest.raises(PlanMismatchError):
+    with pytest.raises(ConfigurationError, match="modulus_bits = 32 has no room"):
         registered("privacy.delta=1e-11", sizes=sizes)
 
 
@@ -246,3 +247,69 @@ def test_several_steps_under_one_noise_cannot_be_configured(key):
         registered(f"privacy.{key}=2")
     assert key in caught.value.what
     assert 'trust = "local"' in str(caught.value)
+
+
+# Few bits.
+
+ROTATED = "privacy.rotation=true"
+
+
+def bits(count):
+    return f"privacy.modulus_bits={count}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "finest"),
+    [
+        ((bits(24),), 4096),
+        ((bits(20),), 256),
+        ((bits(20), ROTATED), 2048),
+        ((bits(24), ROTATED), NORM_BOUND),
+        ((ROTATED,), NORM_BOUND),
+    ],
+)
+def test_few_bits_have_the_finest_grid_that_fits_and_the_same_promise(
+    plan, overrides, finest
+):
+    found = registered(*overrides)
+    assert found.norm_bound == finest
+    assert found.digest != plan.digest
+    # The promise is of multiples of the bound, whatever the grid.
+    whole = registered_spend(found, found.most_exposed)
+    assert Decimal("7.99") < claimed_epsilon(whole) <= 8
+    assert found.noise_multiplier == pytest.approx(plan.noise_multiplier, rel=1e-3)
+    if finest < NORM_BOUND:
+        finer = {
+            "norm_bound": 2 * finest,
+            "noise_variance": 4 * found.noise_variance,
+        }
+        with pytest.raises(WrappingSumError):
+            replace(found, **finer)
+
+
+@pytest.mark.parametrize("count", [8, 16])
+@pytest.mark.parametrize("more", [(), (ROTATED,)])
+def test_a_grid_that_costs_more_than_it_saves_is_refused_with_a_way_out(count, more):
+    with pytest.raises(ConfigurationError) as caught:
+        registered(bits(count), *more)
+    assert f"modulus_bits = {count}" in caught.value.what
+    assert "10% of their length" in caught.value.what
+    assert "raise modulus_bits" in caught.value.fix
+    assert ("rotation" in caught.value.fix) == (not more)
+    # Sizes that were counted are private, and so is what follows from them.
+    for size in {*SIZES.values()}:
+        assert str(size) not in str(caught.value)
+
+
+def test_more_numbers_need_a_finer_grid():
+    """The same bits that do for few numbers are refused for many."""
+    assert registered(bits(20), dimension=7000).norm_bound == 256
+    with pytest.raises(ConfigurationError, match="200,000 numbers"):
+        registered(bits(20), dimension=200_000)
+    assert registered(bits(20), ROTATED, dimension=200_000).norm_bound >= 2**12
+
+
+def test_a_run_of_local_trust_takes_few_bits_too():
+    found = registered(*LOCAL, bits(20), ROTATED)
+    assert found.is_local
+    assert found.bytes_up == 2.5 * (DIMENSION + 1) + 0.5

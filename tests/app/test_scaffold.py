@@ -90,8 +90,8 @@ def test_every_line_of_privacy_has_a_sentence_that_explains_it():
         lines = render(answers).partition("[federation]")[0].splitlines()
         keys = [at for at, line in enumerate(lines) if line and line[0].isalpha()]
         named = {lines[at].partition(" ")[0] for at in keys}
-        # One draw and one step are what a beginner needs not decide.
-        optional = {"local_steps", "inner_steps"}
+        # One draw, one step and 32 bits are what a beginner needs not decide.
+        optional = {"local_steps", "inner_steps", "modulus_bits", "rotation"}
         if answers is not COLUMN:
             optional |= {"max_prompts_per_unit"}
         assert named == set(PrivacySection.model_fields) - optional

@@ -15,7 +15,7 @@ from privacy.contribution import Contribution
 from privacy.ledger import verify_run
 from privacy.plan import SERVER, WEIGHT_ONE
 from privacy.wire import Reader
-from tests.app.federation import PHASES, Crash
+from tests.app.federation import ALL_DRAWN, PHASES, Crash
 from tests.plans import NAMES as PLANNED
 from tests.plans import cohort, make_plan
 
@@ -119,13 +119,24 @@ def test_the_quotient_of_the_sums_is_the_weighted_mean_of_the_clipped_gradients(
     assert np.abs(mean_gradient(plan, total) - wanted).max() < bound
 
 
-@pytest.mark.parametrize("rule", ["fgrpo", "uniform", "size"])
+@pytest.mark.parametrize(
+    ("rule", "bits", "rotation"),
+    [
+        ("fgrpo", 32, False),
+        ("uniform", 32, False),
+        ("size", 32, False),
+        ("fgrpo", 20, True),
+        ("size", 24, True),
+        ("fgrpo", 20, False),
+    ],
+)
 def test_without_noise_a_round_gives_the_direct_weighted_mean(
-    federation, monkeypatch, rule
+    federation, monkeypatch, rule, bits, rotation
 ):
     """The plain integers, added by hand, are what comes out of the masks."""
     edits = {"count": lambda rows: rows[:3], "sort": lambda rows: rows[:5]}
-    one = federation(edits=edits, aggregation={"rule": rule})
+    privacy = ALL_DRAWN["privacy"] | {"modulus_bits": bits, "rotation": rotation}
+    one = federation(edits=edits, aggregation={"rule": rule}, privacy=privacy)
     vectors, weights, gradients = {}, {}, []
     add, step = Contribution.add, server_module.step
 

@@ -35,6 +35,7 @@ def seeds() -> Iterator[tuple[str, bytes]]:
     for name in ("plan", "plan terms", "json"):
         yield name, plan
     yield "words", bytes(range(16))
+    yield "packed words", bytes([19, 3]) + bytes.fromhex("debc5a3412cbed0f")
     yield "elements", bytes(32)
     yield "public keys", identity(CLIENT).verify_key.raw
     yield "key file", key_file_bytes(identity(CLIENT).verify_key)

@@ -21,6 +21,7 @@ from privacy.ledger.keyfiles import key_file_bytes, parse_key_file
 from privacy.ledger.payload import decode_record, encode_record
 from privacy.ledger.terms import read_terms
 from privacy.ledger.verify import examine
+from privacy.packing import pack, unpack
 from privacy.plan import SERVER, Plan
 from privacy.secagg import client as client_side
 from privacy.secagg import messages
@@ -109,6 +110,12 @@ def reader(data: bytes) -> None:
 
 def words(data: bytes) -> None:
     same(words_to_bytes(words_from_bytes(data)), data)
+
+
+def packed_words(data: bytes) -> None:
+    """The first byte says how many bits a word has, the second how many words."""
+    bits, length = 1 + next(iter(data), 0) % 32, next(iter(data[1:]), 0)
+    same(pack(unpack(data[2:], length, bits), bits), data[2:])
 
 
 def elements(data: bytes) -> None:
@@ -311,6 +318,7 @@ PARSERS: dict[str, Target] = {
     "plan": plans,
     "plan terms": plan_terms,
     "key file": key_files,
+    "packed words": packed_words,
 }
 STATES: dict[str, Target] = {
     "ledger file": raw_ledger_files,

@@ -319,6 +319,15 @@ def test_the_weight_coordinate_is_the_rounded_product_and_never_zero(weight, sha
     assert abs(coordinate - max(Fraction(weight * share, WHOLE), 1)) <= Fraction(1, 2)
 
 
+@given(any_weight, any_weight, st.integers(0, 16))
+def test_the_weight_coordinate_of_few_bits_is_a_coarser_product(weight, share, power):
+    steps = 2**power
+    coordinate = weight_coordinate(weight, share, steps)
+    assert 1 <= coordinate <= steps
+    exact = Fraction(weight * share * steps, WHOLE**2)
+    assert abs(coordinate - max(exact, 1)) <= Fraction(1, 2)
+
+
 def test_the_weight_coordinate_of_whole_weights_is_exact():
     assert weight_coordinate(WHOLE, WHOLE) == WHOLE
     assert weight_coordinate(12345, WHOLE) == 12345

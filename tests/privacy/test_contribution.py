@@ -20,11 +20,13 @@ from privacy.errors import (
     PrivacyError,
 )
 from privacy.ledger import (
+    Joined,
     commitment,
     spend_of,
 )
 from privacy.plan import WEIGHT_ONE
 from privacy.randomness import system_entropy
+from privacy.rotation import Rotation
 from privacy.vectors import NoisedVector
 from tests.plans import (
     NAMES,
@@ -129,11 +131,15 @@ def test_no_vector_is_handed_out_when_the_disk_refuses_the_commitment(
     assert one.records()[-1] == "intent"
 
 
-def test_the_opening_opens_the_commitment_to_the_very_vector(site):
-    one = site(**EVERYTHING)
+@pytest.mark.parametrize("bits", [32, 24, 21])
+def test_the_opening_opens_the_commitment_to_the_very_vector(site, bits):
+    one = site(**(EVERYTHING | {"modulus_bits": bits}))
     vector, opening = sealed(one.begin(Counter()))
     commit = payloads(one.path)[-1]
-    words = vector.residues.astype("<u4").tobytes()
+    # Of what travels, the packed bytes.
+    whole = sum(int(word) << (n * bits) for n, word in enumerate(vector.residues))
+    words = whole.to_bytes(-(-bits * vector.residues.size // 8), "little")
+    assert commit["modulus_bits"] == bits
     assert commit["commitment"] == commitment(opening, words).hex()
     assert commit["length"] == vector.residues.size
     other = commitment(bytes(32), words).hex()
@@ -375,6 +381,69 @@ def test_no_unit_moves_the_sum_by_more_than_the_weighted_norm_bound(site, weight
     assert int(np.dot(moved, moved)) <= bound**2
     # A clipped gradient uses the bound: one that is half as large would fail here.
     assert int(np.dot(moved, moved)) >= (bound - 4) ** 2
+
+
+ROTATED = EVERYTHING | {"rotation": True}
+# What the site's ledger says it joined.
+OFFER = bytes(32)
+
+
+def test_a_rotated_unit_moves_the_sum_by_its_own_rotated_vector_and_nothing_else(site):
+    some = {unit: np.full(6, 0.01) for unit in UNITS[:5]}
+    gradient = np.array([0.03, 0, -0.01, 0, 0, 0.02])
+    one, _ = sealed(site(**ROTATED).begin(Counter()), some)
+    two, _ = sealed(site(**ROTATED).begin(Counter()), some | {UNITS[7]: gradient})
+    difference = (integers(two) - integers(one)).tolist()
+    rotated = Rotation.of_round(OFFER, 6).forward(gradient)
+    assert difference == [*np.rint(rotated * 1024 / 0.1).astype(int), 0]
+    assert np.abs(rotated - gradient).max() > 0.005
+
+
+@pytest.mark.parametrize("weight", [WEIGHT_ONE, WEIGHT_ONE // 2, 3000])
+@pytest.mark.parametrize("size", [1.0, 1e6, 1e300])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_no_unit_moves_a_rotated_sum_by_more_than_the_weighted_norm_bound(
+    site, weight, size, number
+):
+    words = np.frombuffer(Counter(str(number))(48), dtype="<i8")
+    gradient = size * (words / 2.0**60)
+    one, _ = sealed(site(**ROTATED).begin(Counter()), {}, weight)
+    two, _ = sealed(site(**ROTATED).begin(Counter()), {UNITS[0]: gradient}, weight)
+    moved = (integers(two) - integers(one))[:-1]
+    bound = 1024 * weight // WEIGHT_ONE
+    assert (bound - 4) ** 2 <= int(np.dot(moved, moved)) <= bound**2
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1.7e308])
+def test_a_rotated_gradient_that_is_not_finite_counts_as_zeros(site, bad):
+    some = {unit: np.full(6, 0.01) for unit in UNITS[:5]}
+    broken = np.full(6, 1.7e308 if bad == 1.7e308 else 0.0)
+    broken[2] = bad
+    one, _ = sealed(site(**ROTATED).begin(Counter()), some)
+    two, _ = sealed(site(**ROTATED).begin(Counter()), some | {UNITS[7]: broken})
+    assert np.array_equal(one.residues, two.residues)
+
+
+def test_the_rotation_is_of_the_offer_that_was_joined(site):
+    """And of nothing that a client or its data have a say in."""
+    vectors = []
+    for offer in (OFFER, b"\x01" * 32):
+        one = site(**ROTATED)
+        one.ledger.append(Joined(1, 1, offer, bytes(32)))
+        found, _ = sealed(one.charge(Counter()), {UNITS[0]: np.full(6, 0.01)})
+        silent, _ = sealed(site(**ROTATED).begin(Counter()))
+        moved = integers(found) - integers(silent)
+        rotated = Rotation.of_round(offer, 6).forward(np.full(6, 0.01))
+        assert np.array_equal(moved[:-1], np.rint(rotated * 1024 / 0.1))
+        vectors.append(moved)
+    assert not np.array_equal(*vectors)
+
+
+def test_the_noise_of_a_rotated_vector_is_whole_and_not_rotated(site):
+    """The same noise numbers as without: they are added to what is sent."""
+    plain, _ = sealed(site(**EVERYTHING).begin(Counter()))
+    rotated, _ = sealed(site(**ROTATED).begin(Counter()))
+    assert np.array_equal(plain.residues, rotated.residues)
 
 
 def test_an_empty_draw_is_charged_noised_and_sent(site):

@@ -17,6 +17,7 @@ from privacy.events import draw_event
 from privacy.ledger import Intent
 from privacy.plan import WEIGHT_ONE
 from privacy.randomness import system_entropy
+from privacy.rotation import Rotation
 from tests.plans import NAMES, NO_PROMISE, NO_STATISTIC, UNIFORM, Counter, cohort
 from tests.privacy.door import EVERYTHING, UNITS, integers
 from tests.privacy.ledger.synthetic import payloads
@@ -291,6 +292,30 @@ def test_the_vector_is_the_weighted_sum_of_the_releases_and_adds_nothing(site, w
     ]
     assert integers(vector)[:-1].tolist() == expected
     assert integers(vector)[-1] == weight
+
+
+@pytest.mark.parametrize("weight", [WEIGHT_ONE, WEIGHT_ONE // 3])
+def test_a_rotation_turns_what_is_sent_and_no_release(site, weight):
+    """It is post-processing here: the releases and the noise are those without it."""
+    grads = {unit: gradient(4096, n, 0.05) for n, unit in enumerate(UNITS[:9])}
+    found = {}
+    for rotation in (False, True):
+        one = site(**(WIDE | {"rotation": rotation}))
+        begun = one.begin(Counter())
+        released = [step(begun, grads)[0] for _ in range(3)]
+        begun.weigh(weight)
+        found[rotation] = released, integers(begun.seal()[0])
+    for plain, turned in zip(found[False][0], found[True][0], strict=True):
+        assert np.array_equal(plain, turned)
+    total = sum(in_steps(one.plan, release) for release in found[True][0])
+    turn = Rotation.of_round(bytes(32), 4096)
+    exact = turn.forward(total) * (weight / WEIGHT_ONE)
+    sent = found[True][1]
+    assert np.abs(sent[:-1] - exact).max() <= 0.5 + 1e-6
+    assert sent[-1] == found[False][1][-1] == weight
+    # What the server undoes: each number is the plain one, up to the rounding.
+    back = turn.inverse(sent[:-1]) - found[False][1][:-1]
+    assert np.abs(back).max() < 4
 
 
 def test_a_weight_does_not_clip_a_local_step(site):

@@ -382,6 +382,7 @@ def plan_of(*, min_survivors, colluders, noise_variance=2**30):
         statistic_norm_bound=0,
         statistic_variance=0,
         modulus_bits=32,
+        rotation=False,
         dimension=100,
         min_survivors=min_survivors,
         colluders=colluders,

@@ -6,11 +6,12 @@ import math
 from dataclasses import fields, replace
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privacy.errors import PlanMismatchError, RefusalError
+from privacy.errors import PlanMismatchError, RefusalError, WrappingSumError
 from privacy.plan import (
     WEIGHT_ONE,
     Plan,
@@ -19,6 +20,7 @@ from privacy.plan import (
     threshold,
     wrap_level,
 )
+from privacy.rotation import Rotation
 from privacy.wire import canonical_json, parse_canonical_json
 from tests.plans import NAMES, NO_PROMISE, NO_STATISTIC, UNIFORM, cohort, make_plan
 
@@ -33,13 +35,13 @@ KNOWN_JSON = (
     '"format":"fgrpo-secure/plan/1","inner_steps":1,"local_steps":1,'
     '"max_prompts_per_unit":1,'
     '"min_survivors":3,"modulus_bits":32,"noise_variance":"4194304",'
-    '"norm_bound":1024,"recipe":"' + "ab" * 32 + '","rounds":3,'
+    '"norm_bound":1024,"recipe":"' + "ab" * 32 + '","rotation":false,"rounds":3,'
     '"statistic_norm_bound":4096,'
     '"statistic_variance":"1073741824","trust":"distributed","unit":"prompt",'
     '"weighting":{"baseline_decay":"4/5","gain":"relative",'
     '"max_weight_ratio":"3/1","rule":"fgrpo","temperature":"1/1"}}'
 ).encode()
-KNOWN_DIGEST = "c09ac879da818376d6808b6ecf7a739d20944b7f6b6275670c65820a07a41f12"
+KNOWN_DIGEST = "335470261394338f3e1d1a900cf5f2edc5df031ea334573c5db7c2ad0ba0014e"
 
 
 # The digest.
@@ -74,6 +76,7 @@ CHANGES = {
     "statistic_norm_bound": 4095,
     "statistic_variance": 2**30 + 1,
     "modulus_bits": 31,
+    "rotation": True,
     "dimension": 7,
     "min_survivors": 4,
     "colluders": 0,
@@ -403,6 +406,8 @@ def test_the_grid_the_multiplier_and_the_batches_follow_from_the_terms():
     assert plan.noise_multiplier == pytest.approx(2.0)
     assert plan.vector_length == 7
     assert plan.bytes_up == 28
+    packed = replace(plan, modulus_bits=20, norm_bound=64, noise_variance=2**14)
+    assert packed.bytes_up == 18
     assert plan.expected_batch("client-001") == 8
     shares = [plan.batch_share(client.name) for client in plan.clients]
     assert shares == [WEIGHT_ONE // 2, WEIGHT_ONE, WEIGHT_ONE // 4]
@@ -433,9 +438,13 @@ def test_the_wrap_level_holds_every_release_of_a_round(steps):
     )
     drawn = sum(client.units for client in plan.clients) * local
     noise = math.sqrt(len(plan.clients) * local * inner * plan.noise_variance)
+    # Weights of several draws: the clients' noises may add up, and not in squares.
+    apart = math.sqrt(len(plan.clients)) if local > 1 else 1
     level = wrap_level(plan)
-    assert level >= drawn * inner * plan.norm_bound + 7 * noise
-    assert level <= drawn * inner * plan.norm_bound + 14 * noise
+    assert level >= drawn * inner * plan.norm_bound + 7 * apart * noise
+    assert level <= drawn * inner * plan.norm_bound + 14 * apart * noise
+    fixed = replace(plan, weighting=UNIFORM, **NO_STATISTIC)
+    assert wrap_level(fixed) <= drawn * inner * plan.norm_bound + 14 * noise
 
 
 def test_an_expected_batch_is_of_the_clients_own_rate():
@@ -455,3 +464,93 @@ def test_a_small_data_set_is_bounded_by_all_of_its_units():
 def test_the_wrap_level_holds_every_weight_at_once():
     plan = make_plan(norm_bound=1, noise_variance=64)
     assert wrap_level(plan) >= len(plan.clients) * WEIGHT_ONE
+
+
+# Few bits.
+
+MODULI = [(bits, rotation) for bits in (16, 20, 24, 32) for rotation in (False, True)]
+
+
+def wide_plan(bits, norm_bound, **changes):
+    """A plan whose noise is twice the bound of a unit, whatever the grid."""
+    terms = {
+        "dimension": 4096,
+        "modulus_bits": bits,
+        "norm_bound": norm_bound,
+        "noise_variance": 4 * norm_bound**2,
+    }
+    return make_plan(**(terms | changes))
+
+
+@pytest.mark.parametrize(("bits", "rotation"), MODULI)
+def test_a_plan_is_accepted_just_as_long_as_its_sum_cannot_wrap(bits, rotation):
+    accepted, refused = [], []
+    for power in range(3, 20):
+        try:
+            accepted.append(wide_plan(bits, 2**power, rotation=rotation))
+        except WrappingSumError:
+            refused.append(2**power)
+    assert accepted
+    assert refused or bits == 32
+    for plan in accepted:
+        assert wrap_level(plan) < 2 ** (bits - 1)
+    if refused:
+        finest = accepted[-1].norm_bound
+        assert refused[0] == 2 * finest
+        room = replace(accepted[-1], modulus_bits=32, norm_bound=2 * finest)
+        grown = replace(room, noise_variance=4 * room.norm_bound**2)
+        assert wrap_level(grown) >= 2 ** (bits - 1)
+
+
+def test_a_rotation_leaves_room_for_a_finer_grid():
+    everyone = cohort(400, 400, 400, 400, rate=Fraction(1, 2), names=NAMES)
+    plain = wide_plan(32, 2**10, clients=everyone)
+    rotated = replace(plain, rotation=True)
+    assert wrap_level(rotated) < wrap_level(plain) / 4
+    with pytest.raises(WrappingSumError):
+        replace(plain, modulus_bits=20)
+    assert replace(rotated, modulus_bits=20).bytes_up == 2.5 * 4096 + 3
+
+
+def test_a_rotation_of_few_numbers_bounds_no_more_than_none():
+    plain = make_plan()
+    rotated = replace(plain, rotation=True)
+    extra = wrap_level(rotated) - wrap_level(plain)
+    noise = math.sqrt(4 * plain.noise_share_variance)
+    assert 0 <= extra < noise
+
+
+@pytest.mark.parametrize("trust", ["distributed", "local"])
+def test_the_wrap_level_covers_what_rotated_vectors_really_reach(trust):
+    """All units alike and all of their norm in one place, the worst for no rotation."""
+    everyone = cohort(400, 400, 400, 400, rate=Fraction(1), names=NAMES)
+    plan = wide_plan(24, 2**12, rotation=True, trust=trust, clients=everyone)
+    units = sum(client.units for client in plan.clients)
+    gradient = np.zeros(plan.dimension)
+    gradient[17] = 1.0
+    for number in range(20):
+        rotation = Rotation.of_round(number.to_bytes(32, "big"), plan.dimension)
+        each = np.rint(rotation.forward(gradient) * plan.norm_bound)
+        assert np.abs(units * each).max() < wrap_level(plan)
+    # Far below the level of aligned vectors, or nothing would be gained.
+    assert wrap_level(plan) < units * plan.norm_bound / 2
+
+
+@pytest.mark.parametrize("bits", range(10, 33))
+@pytest.mark.parametrize("clients", [3, 15, 200])
+def test_the_weights_of_all_clients_fit_any_modulus(bits, clients):
+    crowd = cohort(*[1] * clients, rate=Fraction(1, 1000))
+    quiet = NO_PROMISE | {"norm_bound": 1, "modulus_bits": bits}
+    plan = make_plan(clients=crowd, min_survivors=2, **quiet)
+    steps = plan.weight_steps
+    assert clients * steps < 2 ** (bits - 1)
+    assert steps == WEIGHT_ONE or 2 * (clients + 1) * steps > 2 ** (bits - 1)
+    assert steps.bit_count() == 1
+    assert wrap_level(plan) >= clients * steps
+
+
+def test_a_modulus_without_room_for_the_weights_is_refused():
+    quiet = NO_PROMISE | {"norm_bound": 1, "modulus_bits": 8}
+    crowd = cohort(*[1] * 130, rate=Fraction(1, 1000))
+    with pytest.raises(WrappingSumError):
+        make_plan(clients=crowd, min_survivors=2, **quiet)

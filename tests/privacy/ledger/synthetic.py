@@ -68,6 +68,7 @@ def make_plan(**changes):
         "statistic_norm_bound": 16,
         "statistic_variance": 4096,
         "modulus_bits": 32,
+        "rotation": False,
         "dimension": 4,
         "min_survivors": 2,
         "colluders": 0,

@@ -13,6 +13,7 @@ from privacy.errors import (
     RefusalError,
     ReplayError,
 )
+from privacy.packing import unpack
 from privacy.plan import SERVER
 from privacy.secagg import client, server
 from privacy.secagg.client import (
@@ -23,7 +24,7 @@ from privacy.secagg.client import (
     restore_client,
 )
 from privacy.secagg.envelope import load_state, sign
-from privacy.secagg.messages import MaskedInput, Survivors, words_from_bytes
+from privacy.secagg.messages import MaskedInput, Survivors
 from privacy.wire import decode
 from tests.privacy.secagg import oracle
 from tests.privacy.secagg.harness import (
@@ -207,7 +208,7 @@ def test_a_masked_input_meets_the_oracle():
             word + sign_of_mask * extra
             for word, extra in zip(expected, mask, strict=True)
         ]
-    words = words_from_bytes(decode(MaskedInput, sent).words)
+    words = unpack(decode(MaskedInput, sent).words, 37, 20)
     assert words.tolist() == [word % 2**20 for word in expected]
 
 

@@ -13,7 +13,6 @@ from privacy.secagg.messages import (
     repeated_keys,
     sharers_hash_of,
     survivors_hash_of,
-    within_modulus,
     words_from_bytes,
     words_to_bytes,
 )
@@ -98,14 +97,6 @@ def test_words_are_read_back(words):
 def test_a_broken_word_is_refused(length):
     with pytest.raises(MalformedMessageError, match="whole number of words"):
         words_from_bytes(bytes(length))
-
-
-def test_words_are_held_against_the_modulus():
-    residues = words_from_bytes((2**20 - 1).to_bytes(4, "little"))
-    assert within_modulus(residues, 20)
-    assert not within_modulus(residues, 19)
-    assert within_modulus(words_from_bytes(b""), 1)
-    assert within_modulus(words_from_bytes(b"\xff" * 4), 32)
 
 
 def test_repeated_keys_are_found_wherever_they_are():

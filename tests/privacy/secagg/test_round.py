@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.errors import BelowThresholdError
+from privacy.packing import packed_bytes, unpack
 from privacy.plan import threshold
-from privacy.secagg.messages import MaskedInput, words_from_bytes
+from privacy.secagg.messages import MaskedInput
 from privacy.wire import decode
 from tests.privacy.secagg.harness import (
     PHASES,
@@ -158,6 +159,20 @@ def test_states_that_were_never_stored_give_the_same_sum():
     assert stored.unmasked.transcript == unstored.unmasked.transcript
 
 
+@pytest.mark.parametrize("bits", range(8, 33))
+def test_the_sum_is_exact_at_every_number_of_bits(bits):
+    """Full-range words, so that the sum wraps, with a dropout whose masks stay."""
+    terms = make_terms(4, modulus_bits=bits, vector_length=29)
+    survivors = sorted(terms.cohort.keys() - {"client-001"})
+    play = play_until("masked", terms)
+    play.answer("masked")
+    del play.replies["client-001"]
+    for sent in play.replies.values():
+        assert len(decode(MaskedInput, sent).words) == packed_bytes(29, bits)
+    outcome = finish_collecting(play)
+    assert np.array_equal(outcome.unmasked.residues, plain_sum(terms, survivors))
+
+
 def test_a_masked_vector_of_zeros_looks_random():
     # Not a proof: it catches a mask that was left out or taken off again.
     terms = make_terms(3, vector_length=4000)
@@ -167,7 +182,7 @@ def test_a_masked_vector_of_zeros_looks_random():
     )
     play.answer("masked")
     for sent in play.replies.values():
-        words = words_from_bytes(decode(MaskedInput, sent).words)
+        words = unpack(decode(MaskedInput, sent).words, 4000, 32)
         assert abs(np.unpackbits(words.view(np.uint8)).mean() - 0.5) < 0.01
         assert len(np.unique(words)) > 3990
     outcome = finish_collecting(play)

@@ -1,0 +1,194 @@
+"""Residues as they travel: words of any number of bits, packed without gaps.
+
+The bits of all words are one string, the least significant bit of each word first, and
+bit k of the string is bit k % 8 of byte k // 8. Words of 8, 16, 24 and 32 bits are
+therefore plain little-endian integers, and two words of 20 bits fill 5 bytes. What is
+left of the last byte is zero: a vector has one encoding.
+"""
+
+from __future__ import annotations
+
+from math import gcd
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.errors import MalformedMessageError
+from privacy.vectors import MAX_MODULUS_BITS, ResidueVector, check_modulus
+
+_BYTE = 8
+_WORD_BYTES = MAX_MODULUS_BITS // _BYTE
+# Words at a time, a multiple of 8: what is being shifted stays in the second-level
+# cache, and no second vector is made beside the first.
+_CHUNK_WORDS = 2**16
+
+
+def packed_bytes(length: int, modulus_bits: int) -> int:
+    """Bytes of so many words.
+
+    Args:
+        length: words.
+        modulus_bits: of each, 1 to 32.
+    """
+    check_modulus(modulus_bits)
+    return -(-length * modulus_bits // _BYTE)
+
+
+def pack(
+    residues: ResidueVector, modulus_bits: int, *, overwrite: bool = False
+) -> bytes:
+    """Pack residues into the bytes that are sent, hashed and committed to.
+
+    Args:
+        residues: shape (length,), uint32, C-contiguous, each word below
+            2**modulus_bits.
+        modulus_bits: 1 to 32.
+        overwrite: the residues are not needed any more and may be overwritten, which
+            spares the memory of another vector.
+
+    Returns:
+        `packed_bytes(length, modulus_bits)` bytes.
+
+    Raises:
+        ValueError: a word does not fit. Cutting it would change the vector unseen.
+    """
+    size = packed_bytes(len(residues), modulus_bits)
+    if modulus_bits == MAX_MODULUS_BITS:
+        return residues.astype("<u4", copy=False).tobytes()
+    if not within_modulus(residues, modulus_bits):
+        msg = f"a word of more than {modulus_bits} bits"
+        raise ValueError(msg)
+    words, group = _group(modulus_bits)
+    room = -(-len(residues) // words) * group
+    if overwrite and room <= residues.nbytes:
+        # Packed words lie before the words that they are made of: no chunk is
+        # overwritten before it is read.
+        packed = residues.view(np.uint8)
+    else:
+        packed = np.empty(room, np.uint8)
+    for start in range(0, len(residues), _CHUNK_WORDS):
+        chunk = _whole(residues[start : start + _CHUNK_WORDS], words)
+        left = start // words * group
+        right = left + len(chunk) // words * group
+        packed[left:right] = _packed_groups(chunk.reshape(-1, words), group)
+    return packed[:size].tobytes()
+
+
+def unpack(packed: bytes, length: int, modulus_bits: int) -> ResidueVector:
+    """Read what `pack` wrote, and nothing else.
+
+    Args:
+        packed: the bytes.
+        length: how many words they must be.
+        modulus_bits: 1 to 32.
+
+    Returns:
+        Shape (length,), uint32, each word below 2**modulus_bits; of 32 bits a read-only
+        view of the bytes where the machine allows it.
+
+    Raises:
+        MalformedMessageError: another number of bytes, or bits after the last word
+            that are not zero.
+
+    Guarantee:
+        No two byte strings are read as one vector: `pack(unpack(p, n, b), b) == p`.
+    """
+    check_packed(packed, length, modulus_bits)
+    if modulus_bits == MAX_MODULUS_BITS:
+        return np.frombuffer(packed, dtype="<u4").astype(np.uint32, copy=False)
+    words, group = _group(modulus_bits)
+    residues = np.empty(-(-length // words) * words, np.uint32)
+    step = _CHUNK_WORDS // words * group
+    source = np.frombuffer(packed, np.uint8)
+    for start in range(0, len(source), step):
+        chunk = _whole(source[start : start + step], group)
+        left = start // group * words
+        right = left + len(chunk) // group * words
+        residues[left:right] = _unpacked_groups(chunk.reshape(-1, group), words)
+    return residues[:length]
+
+
+def check_packed(packed: bytes, length: int, modulus_bits: int) -> None:
+    """Refuse bytes that `pack` would not have written.
+
+    Args:
+        packed: the bytes.
+        length: how many words they must be.
+        modulus_bits: 1 to 32.
+
+    Raises:
+        MalformedMessageError: as `unpack`, whose words need no other check: each is
+            below the modulus by its place.
+    """
+    if len(packed) != packed_bytes(length, modulus_bits):
+        msg = f"a vector that is not {length} words of {modulus_bits} bits"
+        raise MalformedMessageError(msg)
+    unused = len(packed) * _BYTE - length * modulus_bits
+    if unused and packed[-1] >> (_BYTE - unused):
+        msg = "a vector with bits after its last word that are not zero"
+        raise MalformedMessageError(msg)
+
+
+def within_modulus(residues: ResidueVector, modulus_bits: int) -> bool:
+    """Whether every word is below the modulus."""
+    return residues.size == 0 or int(residues.max()) < 2**modulus_bits
+
+
+def _group(modulus_bits: int) -> tuple[int, int]:
+    """The fewest words that fill whole bytes, and how many bytes."""
+    words = _BYTE // gcd(_BYTE, modulus_bits)
+    return words, words * modulus_bits // _BYTE
+
+
+def _whole(
+    values: NDArray[np.uint32] | NDArray[np.uint8], group: int
+) -> NDArray[np.uint32]:
+    """The values as 32-bit words, with zeros up to the end of the last group."""
+    # Columns of one word each, so that the shifts below have room.
+    return np.pad(values.astype(np.uint32), (0, -len(values) % group))
+
+
+def _packed_groups(words: NDArray[np.uint32], group: int) -> NDArray[np.uint8]:
+    """Shift each word of a group to its place, column by column, over all groups.
+
+    Args:
+        words: shape (groups, words of one).
+        group: bytes of one.
+
+    Returns:
+        The packed bytes, flat.
+    """
+    packed = np.zeros((len(words), group), np.uint8)
+    modulus_bits = group * _BYTE // words.shape[1]
+    for number in range(words.shape[1]):
+        byte, shift = divmod(number * modulus_bits, _BYTE)
+        column = words[:, number]
+        # The first byte may be shared with the word before.
+        packed[:, byte] |= (column << np.uint32(shift)).astype(np.uint8)
+        for offset in range(_BYTE - shift, modulus_bits, _BYTE):
+            byte += 1
+            packed[:, byte] |= (column >> np.uint32(offset)).astype(np.uint8)
+    return packed.ravel()
+
+
+def _unpacked_groups(packed: NDArray[np.uint32], words: int) -> NDArray[np.uint32]:
+    """The inverse of `_packed_groups`: each word is made of the bytes it touches.
+
+    Args:
+        packed: shape (groups, bytes of one), a byte in each entry.
+        words: of one group.
+
+    Returns:
+        The words, flat.
+    """
+    residues = np.empty((len(packed), words), np.uint32)
+    modulus_bits = packed.shape[1] * _BYTE // words
+    for number in range(words):
+        byte, shift = divmod(number * modulus_bits, _BYTE)
+        column = packed[:, byte] >> np.uint32(shift)
+        for offset in range(_BYTE - shift, modulus_bits, _BYTE):
+            byte += 1
+            column |= packed[:, byte] << np.uint32(offset)
+        # The last byte may hold the first bits of the next word, too.
+        residues[:, number] = column & np.uint32(2**modulus_bits - 1)
+    return residues.ravel()
