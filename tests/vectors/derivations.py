@@ -472,7 +472,9 @@ def hashes() -> File:
     entries = (
         Entry(Label.OFFER, "server", SENT, b"offer"),
         Entry(Label.ADVERT, "client-a", MISSING, b""),
-        Entry(Label.MASKED_INPUT, "client-b", BLAMED, b"sent words above the modulus"),
+        Entry(
+            Label.MASKED_INPUT, "client-b", BLAMED, b"sent a vector of another length"
+        ),
     )
     valid = [
         good(

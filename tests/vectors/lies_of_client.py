@@ -111,7 +111,8 @@ def vectors() -> Lies:
         plain = replace(header, vector_hash=vector_hash(words))
         return encode(MaskedInput(signed(play, replace(plain, **changes), NAME), words))
 
-    large = message.words[:-4] + (2**TERMS.modulus_bits).to_bytes(4, "little")
+    unused = 8 * len(message.words) - TERMS.modulus_bits * TERMS.vector_length
+    longer = message.words[:-1] + bytes([message.words[-1] | 1 << (8 - unused)])
     flipped = bytes([message.words[0] ^ 1]) + message.words[1:]
     client = {
         "for another adapter": masked(adapter_digest=ANOTHER),
@@ -119,11 +120,11 @@ def vectors() -> Lies:
         "for other sharers": masked(sharers_hash=ANOTHER),
         "of other words than signed": encode(replace(message, words=flipped)),
         "of no words": masked(b""),
-        "of too few words": masked(message.words[:-4]),
-        "of too many words": masked(message.words + bytes(4)),
-        "of a broken word": masked(message.words[:-1]),
-        "of a word above the modulus": masked(large),
+        "of too few words": masked(message.words[:-1]),
+        "of too many words": masked(message.words + bytes(1)),
+        "of words without packing": masked(bytes(4 * TERMS.vector_length)),
     }
+    words = {"with bits after its last word": masked(longer)}
     inner = envelope_lies(
         message.header,
         BadSignatureError,
@@ -137,6 +138,7 @@ def vectors() -> Lies:
         "cut": (MalformedMessageError, data[:-1]),
         "extended": (MalformedMessageError, data + b"\0"),
         **{name: (FaultyClientError, lie) for name, lie in client.items()},
+        **{name: (MalformedMessageError, lie) for name, lie in words.items()},
     }
 
 
