@@ -16,6 +16,7 @@ from benchmarks.secagg_task import STEPS, Stopwatch, serve, values
 from benchmarks.worker import forget_peak, held_memory, peak_memory
 from privacy import codec
 from privacy.crypto import Keystream, SigningKey
+from privacy.packing import pack, unpack
 from privacy.plan import WEIGHT_ONE
 from privacy.secagg import masks
 from privacy.secagg.client import AwaitingSurvivors, AwaitingVector, join
@@ -272,6 +273,25 @@ class OurSide:
                     taken.setdefault(str(threads), []).append(pair)
         finally:
             masks.MAX_THREADS, masks.THREAD_WORDS = most, least
+        return taken
+
+    def packing(self, repeats: int) -> dict[str, list[float]]:
+        """CPU seconds of one vector to the bytes that travel, and back."""
+        terms = self._terms
+        residues = self._rounded(0).residues
+        times = max(1, 10**6 // len(residues))
+        taken: dict[str, list[float]] = {"pack": [], "unpack": []}
+        for _ in range(repeats):
+            # As a client does: its words are not needed any more.
+            copies = [residues.copy() for _ in range(times)]
+            cpu = time.process_time()
+            for words in copies:
+                packed = pack(words, terms.modulus_bits, overwrite=True)
+            taken["pack"].append((time.process_time() - cpu) / times)
+            cpu = time.process_time()
+            for _ in range(times):
+                unpack(packed, terms.vector_length, terms.modulus_bits)
+            taken["unpack"].append((time.process_time() - cpu) / times)
         return taken
 
     def memory(self) -> dict[str, float]:

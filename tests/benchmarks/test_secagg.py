@@ -121,6 +121,29 @@ def test_a_goal_that_is_just_missed_is_not_called_met(key, just, short):
     assert [name for name, met in missed.items() if not met] == [key]
 
 
+def test_fewer_bits_have_a_goal_of_their_own():
+    figures = {"bytes_per_parameter": 2.54}
+    rest = dict.fromkeys(("client_cpu_ratio", "server_cpu_ratio"), 99.0)
+    rest["keystream_fraction"] = 1.0
+    assert all(secagg.goals(rest | figures, 20).values())
+    missed = secagg.goals(rest | {"bytes_per_parameter": 2.56}, 20)
+    assert [name for name, met in missed.items() if not met] == ["bytes_per_parameter"]
+
+
+def test_packed_bytes_and_what_they_cost_have_a_table_of_their_own(tmp_path):
+    given = ["--dimension", "10000", "--neighbours", "4", "--dropouts", "1"]
+    options = ["--repeats", "1", "--alone", "--bits", "20"]
+    assert secagg.main([*given, *options, "--output", str(tmp_path)]) == 0
+    assert not (tmp_path / "secagg.json").exists()
+    [cell] = json.loads((tmp_path / "secagg-20-bits.json").read_text("utf-8"))["cells"]
+    assert cell["bits"] == 20
+    # Two and a half bytes a number, the weight's too, and a header.
+    assert 2.5 < cell["bytes_per_parameter"]["ours"] < 2.55
+    assert cell["packing"].keys() == {"pack", "unpack"}
+    assert all(0 < seconds < 1 for seconds in cell["packing"].values())
+    assert "| 10,000 | 20 | 2.5" in (tmp_path / "secagg-20-bits.md").read_text("utf-8")
+
+
 def test_a_ratio_is_the_median_of_the_turns_ratios():
     turns = [
         {
@@ -163,19 +186,23 @@ def test_clients_have_different_values_within_the_clipping_of_both_sides():
     assert abs(left).max() * secagg_task.STEPS <= 128
 
 
-def test_masking_holds_no_more_than_three_vectors():
-    """In a process of its own, and of vectors that go back to the system when freed:
+@pytest.mark.parametrize(("bits", "dimension"), [(32, 9 * 10**6), (20, 15 * 10**6)])
+def test_masking_holds_no_more_than_three_vectors(bits, dimension):
+    """In a process of its own, and of bytes that go back to the system when freed:
     memory that was let go and kept would hide a peak.
     """
     worker = secagg.Worker(Path(sys.executable), "benchmarks.secagg_ours")
     try:
         worker.ask(
-            "open", **SIZE | {"dimension": 9 * 10**6, "neighbours": 2}, dropouts=[0]
+            "open",
+            **SIZE | {"dimension": dimension, "neighbours": 2, "bits": bits},
+            dropouts=[0],
         )
         held = worker.ask("memory")["vectors"]
     finally:
         worker.close()
-    assert 2.5 < held < 3.1
+    # The third of them is the message, of so many bits a word.
+    assert 2 + bits / 64 < held < 2.1 + bits / 32
 
 
 def test_threads_are_measured_and_put_back(side):
