@@ -4,7 +4,8 @@ Every coordinate is one canary: a unit whose gradient is the whole clip norm in 
 coordinate, present with probability 1/2. The canaries go through the real charge, clip
 and noise. In distributed trust the attacker sees the sum of `min_survivors` clients,
 after real masks and unmasking, and subtracts the shares of the colluders (of one other
-client at least). In local trust it sees every release of the one client.
+client at least); a rotation is public, and it undoes it. In local trust it sees every
+release of the one client.
 
 How often it guesses right which canaries were there bounds epsilon from below: Clopper
 and Pearson on both error rates, turned into the mu of Gaussian differential privacy. A
@@ -30,6 +31,7 @@ from audits.bounds import AuditResult, lower_bound
 from audits.rounds import Cohort, Data, Progress
 from privacy.calibration import Calibration, calibrate
 from privacy.crypto import Label, sha256
+from privacy.errors import WrappingSumError
 from privacy.plan import ClientTerms, Plan, Weighting
 from privacy.randomness import RandomStream, system_entropy
 from privacy.vectors import FloatVector
@@ -55,6 +57,8 @@ def audit_plan(
     trust: str = "distributed",
     local_steps: int = 1,
     inner_steps: int = 1,
+    modulus_bits: int = 32,
+    rotation: bool = False,
     sampling_rate: Fraction = Fraction(1),
     statistic: bool = False,
     canaries: int = CANARIES,
@@ -69,24 +73,28 @@ def audit_plan(
         epsilon: the claim.
         delta: of the claim.
         clip_norm: gradient units.
-        norm_bound: grid steps.
+        norm_bound: grid steps; halved until the modulus holds the sum.
         min_survivors: clients in the sum.
         colluders: clients whose noise the attacker knows.
         clients: in the cohort; `min_survivors` of them, and 3, at least.
         trust: "distributed" or "local".
         local_steps: draws in the round, each its own event.
         inner_steps: releases on one draw.
+        modulus_bits: in which numbers are sent.
+        rotation: whether vectors are rotated before they are.
         sampling_rate: of every client.
         statistic: whether rewards are released too; they get three quarters of each
             draw's budget, so that wrong noise on them shows.
         canaries: how many, which is the dimension.
-        units: of each client. Default: as many as there are canaries, or as the delta
-            allows.
+        units: of the first client, which alone has data. Default: as many as there are
+            canaries, or as the delta allows.
     """
     allowed = int(1 / (10 * Fraction(repr(delta))))
     sized = units or max(1, min(canaries, allowed))
 
-    def calibrated(statistic_multiplier: Fraction | None) -> Calibration:
+    def calibrated(
+        norm_bound: int, statistic_multiplier: Fraction | None
+    ) -> Calibration:
         return calibrate(
             epsilon=epsilon,
             delta=delta,
@@ -97,38 +105,54 @@ def audit_plan(
             inner_steps=inner_steps,
         )
 
-    noise = calibrated(None)
-    if statistic:
-        multiplier = noise.combined_multiplier * math.sqrt(4 / 3)
-        noise = calibrated(Fraction(multiplier).limit_denominator(1000))
     count = max(3, min_survivors, clients)
     rule = "fgrpo" if statistic else "size"
-    return Plan(
-        unit="canary",
-        max_prompts_per_unit=1,
-        trust=trust,
-        epsilon=format(Decimal(repr(epsilon)).normalize(), "f"),
-        delta=format(Decimal(repr(delta)).normalize(), "f"),
-        rounds=1,
-        local_steps=local_steps,
-        inner_steps=inner_steps,
-        clip_norm=clip_norm,
-        norm_bound=norm_bound,
-        noise_variance=noise.total_variance,
-        statistic_norm_bound=noise.statistic_norm_bound,
-        statistic_variance=noise.statistic_variance,
-        modulus_bits=32,
-        rotation=False,
-        dimension=canaries,
-        min_survivors=max(3, min_survivors),
-        colluders=colluders,
-        clients=tuple(
-            ClientTerms(f"client-{number:03}", sized, sampling_rate)
-            for number in range(count)
-        ),
-        weighting=Weighting(rule, "relative", Fraction(1), Fraction(1, 2), Fraction(1)),
-        recipe=sha256(Label.PLAN, b"canaries").hex(),
-    )
+
+    def plan(norm_bound: int) -> Plan:
+        noise = calibrated(norm_bound, None)
+        if statistic:
+            multiplier = noise.combined_multiplier * math.sqrt(4 / 3)
+            rational = Fraction(multiplier).limit_denominator(1000)
+            noise = calibrated(norm_bound, rational)
+        return Plan(
+            unit="canary",
+            max_prompts_per_unit=1,
+            trust=trust,
+            epsilon=format(Decimal(repr(epsilon)).normalize(), "f"),
+            delta=format(Decimal(repr(delta)).normalize(), "f"),
+            rounds=1,
+            local_steps=local_steps,
+            inner_steps=inner_steps,
+            clip_norm=clip_norm,
+            norm_bound=norm_bound,
+            noise_variance=noise.total_variance,
+            statistic_norm_bound=noise.statistic_norm_bound,
+            statistic_variance=noise.statistic_variance,
+            modulus_bits=modulus_bits,
+            rotation=rotation,
+            dimension=canaries,
+            min_survivors=max(3, min_survivors),
+            colluders=colluders,
+            clients=tuple(
+                # The first alone has data, and few bits must hold the sum.
+                ClientTerms(
+                    f"client-{number:03}", 1 if number else sized, sampling_rate
+                )
+                for number in range(count)
+            ),
+            weighting=Weighting(
+                rule, "relative", Fraction(1), Fraction(1, 2), Fraction(1)
+            ),
+            recipe=sha256(Label.PLAN, b"canaries").hex(),
+        )
+
+    while True:
+        try:
+            return plan(norm_bound)
+        except WrappingSumError:
+            if norm_bound == 1:
+                raise
+            norm_bound //= 2
 
 
 def attack(
@@ -164,7 +188,8 @@ def what_is_released(cohort: Cohort, data: Data) -> FloatVector:
     if plan.is_local:
         # A canary is in all of them, so that their mean is all there is to know.
         return _mean(_released(cohort, data))
-    return cohort.less_known(*cohort.play(data)) / plan.norm_bound
+    honest = cohort.less_known(*cohort.play(data))
+    return cohort.turned_back(honest) / plan.norm_bound
 
 
 def alternating(cohort: Cohort, data: Data) -> FloatVector:
@@ -195,7 +220,7 @@ def less_own_noise(cohort: Cohort, data: Data) -> FloatVector:
     """
     made, total = cohort.play(data)
     own = made[cohort.survivors[-1]].integers
-    return (total - len(made) * own) / cohort.plan.norm_bound
+    return cohort.turned_back(total - len(made) * own) / cohort.plan.norm_bound
 
 
 def attack_jointly(
@@ -227,7 +252,8 @@ def attack_jointly(
     scores = np.zeros(releases)
     for number, there in enumerate(present):
         made = cohort.contribute(name, _canaries(plan, np.array([there])))
-        gradient = made.integers[0] / plan.norm_bound / plan.releases_per_round
+        sent = cohort.turned_back(made.integers)[0]
+        gradient = sent / plan.norm_bound / plan.releases_per_round
         # The expected batch is one unit, so that the mean is the sum.
         reward = float(np.mean(made.statistics))
         both = gradient_part * gradient + statistic_part * reward

@@ -200,6 +200,8 @@ def _plan(config: RunConfig, trust: str | None, **changes: Any) -> Plan:  # noqa
         "trust": trust,
         "local_steps": privacy.local_steps if local else 1,
         "inner_steps": privacy.inner_steps if local else 1,
+        "modulus_bits": privacy.modulus_bits,
+        "rotation": privacy.rotation,
     }
     return audit_plan(**(terms | changes))
 

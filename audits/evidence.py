@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2, norm
 
+from privacy.packing import pack
 from privacy.vectors import FloatVector, IntVector, ResidueVector
 
 # A right mechanism fails one test with this probability.
 FALSE_ALARM = 1e-6
 
 _BYTE_VALUES = 256
-_WORD_BITS = 32
+_WORD_BITS, _BYTE = 32, 8
 _LAW_BINS = 200
 # From here on the discrete law and the rounded continuous one differ by less than any
 # feasible number of draws can show.
@@ -130,23 +131,28 @@ def uniform_bytes(name: str, data: bytes, places: int = 1) -> Finding:
     return Finding(name, statistic / freedom, float(chi2.sf(statistic, freedom)))
 
 
-def uniform_words(name: str, words: ResidueVector) -> tuple[Finding, ...]:
-    """Bytes, bits and neighbours of 32-bit words, against uniform ones.
+def uniform_words(
+    name: str, words: ResidueVector, modulus_bits: int = _WORD_BITS
+) -> tuple[Finding, ...]:
+    """Bytes as they travel, bits and neighbours of words, against uniform ones.
 
     Args:
         name: of what the words are.
-        words: shape (m,).
+        words: shape (m,), each below 2**modulus_bits.
+        modulus_bits: of each.
     """
-    data = words.astype("<u4").tobytes()
-    bits = np.unpackbits(np.frombuffer(data, np.uint8).reshape(-1, 4), axis=1)
-    ones = bits.sum(axis=0, dtype=np.int64)
+    # The fewest words that fill whole bytes fill so many; what is left over is no byte.
+    group = modulus_bits // math.gcd(_BYTE, modulus_bits)
+    packed = pack(words, modulus_bits)
+    data = packed[: len(words) * modulus_bits // (_BYTE * group) * group]
+    ones = np.array([int((words >> place & 1).sum()) for place in range(modulus_bits)])
     worst = float(np.abs(ones - words.size / 2).max() / math.sqrt(words.size / 4))
     return (
-        uniform_bytes(f"{name}: chi-square of its bytes", data, places=4),
+        uniform_bytes(f"{name}: chi-square of its bytes", data, places=group),
         Finding(
             f"{name}: deviations of its most unbalanced bit",
             worst,
-            min(1.0, _WORD_BITS * _two_sided(worst)),
+            min(1.0, modulus_bits * _two_sided(worst)),
         ),
         correlation(f"{name}: each word with the next", words[:-1], words[1:]),
     )

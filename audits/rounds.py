@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
+
 from privacy.contribution import Contribution, charge, registered_event
 from privacy.crypto import KEY_BYTES, Label, SigningKey
 from privacy.ledger import ClientOpened, Joined, Ledger, Role, cap_order
 from privacy.plan import SERVER, WEIGHT_ONE, Plan
 from privacy.randomness import Entropy, system_entropy
+from privacy.rotation import Rotation
 from privacy.secagg import client as client_side
 from privacy.secagg import server as server_side
 from privacy.secagg.terms import RoundTerms
@@ -26,6 +29,8 @@ from privacy.vectors import FloatVector, IntVector, NoisedVector, from_residues
 Progress = Callable[[str, int, int], None]
 
 _FEDERATION = "audit"
+# What every ledger of an audit says was joined.
+_OFFER = bytes(32)
 
 # An audit's ledgers are gone after the round. Where the system has a folder in memory
 # they are kept there, since a thousand rounds wait for a disk ten times as long.
@@ -149,7 +154,7 @@ class Cohort:
                         ),
                     )
                 )
-                ledger.append(Joined(number, 1, bytes(32), bytes(32)))
+                ledger.append(Joined(number, 1, _OFFER, bytes(32)))
                 contribution = charge(
                     plan,
                     name,
@@ -168,7 +173,7 @@ class Cohort:
         """
         target, *others = self.survivors
         made = {target: self.contribute(target, data)}
-        made |= {name: self.contribute(name, data.silent()) for name in others}
+        made |= {name: self.contribute(name, NOTHING) for name in others}
         vectors = {name: each.vector for name, each in made.items()}
         return made, self.aggregate(vectors).total[:-1]
 
@@ -180,6 +185,19 @@ class Cohort:
         for name in self.survivors[1 : 1 + known]:
             total = total - made[name].integers
         return total
+
+    def turned_back(self, vector: IntVector) -> FloatVector:
+        """What was sent, without the rotation, which everybody knows.
+
+        Args:
+            vector: shape (d,), grid steps: a client's, or a sum of them.
+
+        Returns:
+            Shape (d,), grid steps.
+        """
+        if not self.plan.rotation:
+            return vector.astype(np.float64)
+        return Rotation.of_round(_OFFER, self.plan.dimension).inverse(vector)
 
     def aggregate(
         self,

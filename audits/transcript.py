@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -149,12 +150,14 @@ def _masked_findings(played: list[_Round]) -> list[Finding]:
     first, second = played[0], played[1]
     one, other = list(first.masked)[:2]
     words, before = first.masked, first.vectors
-    modulus = np.uint32(2 ** before[one].modulus_bits - 1)
+    bits = before[one].modulus_bits
+    modulus = np.uint32(2**bits - 1)
+    uniform = partial(uniform_words, modulus_bits=bits)
     findings: list[Finding] = []
     for name, vector in words.items():
-        findings += uniform_words(f"masked input of {name}", vector)
+        findings += uniform(f"masked input of {name}", vector)
         mask = (vector - before[name].residues) & modulus
-        findings += uniform_words(f"mask of {name}", mask)
+        findings += uniform(f"mask of {name}", mask)
         findings.append(
             correlation(
                 f"masked input of {name} with its vector",
@@ -171,20 +174,20 @@ def _masked_findings(played: list[_Round]) -> list[Finding]:
             ),
         )
     ]
-    findings += uniform_words(
+    findings += uniform(
         "difference of two clients' masked inputs",
         (words[one] - words[other]) & modulus,
     )
-    findings += uniform_words(
+    findings += uniform(
         "sum of two clients' masked inputs", (words[one] + words[other]) & modulus
     )
     total: ResidueVector = np.sum(list(words.values()), axis=0, dtype=np.uint32)
-    findings += uniform_words("sum of all masked inputs", total & modulus)
+    findings += uniform("sum of all masked inputs", total & modulus)
     later = second.masked[one]
     findings.append(
         correlation("masked inputs of one client in two rounds", words[one], later)
     )
-    findings += uniform_words(
+    findings += uniform(
         "difference of one client's masked inputs in two rounds",
         (words[one] - later) & modulus,
     )

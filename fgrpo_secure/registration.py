@@ -19,8 +19,15 @@ from fgrpo_secure.config import RunConfig
 from fgrpo_secure.errors import ConfigurationError
 from fgrpo_secure.grpo.loss import check_settings
 from privacy.calibration import STATISTIC_NORM_BOUND, calibrate
-from privacy.errors import WrappingSumError
-from privacy.plan import NO_PROMISE, ClientTerms, Plan, Weighting, check_cohort
+from privacy.errors import PlanMismatchError, WrappingSumError
+from privacy.plan import (
+    MIN_NOISE_SHARE_STD,
+    NO_PROMISE,
+    ClientTerms,
+    Plan,
+    Weighting,
+    check_cohort,
+)
 from privacy.wire import Json, canonical_json
 
 # Grid steps of a clipped gradient where the modulus has room for as many. With 32 bits
@@ -78,11 +85,17 @@ def register(config: RunConfig, sizes: Mapping[str, int], dimension: int) -> Pla
             return terms.plan(norm_bound, terms.noise(norm_bound))
         except WrappingSumError:
             continue
+        except PlanMismatchError:
+            if norm_bound == NORM_BOUND:
+                raise
+            # The finest grid that fits is too coarse for a client's share of the noise.
+            break
     rotate = "" if privacy.rotation else "set rotation = true, "
     raise ConfigurationError(
         f"modulus_bits = {privacy.modulus_bits} has no room for the sums of this run, "
         f"unless gradients of {dimension:,} numbers are rounded so coarsely that it "
-        f"moves them by {float(MOST_ROUNDING) ** 0.5:.0%} of their length.",
+        f"moves them by {float(MOST_ROUNDING) ** 0.5:.0%} of their length, or that the "
+        f"noise of a client is narrower than {MIN_NOISE_SHARE_STD} steps.",
         f"Under [privacy] raise modulus_bits, {rotate}or lower sampling_rate.",
     )
 

@@ -15,7 +15,7 @@ from fgrpo_secure.registration import (
     register,
 )
 from privacy.contribution import registered_spend
-from privacy.errors import RefusalError, WrappingSumError
+from privacy.errors import PlanMismatchError, RefusalError, WrappingSumError
 from privacy.ledger import claimed_epsilon
 
 SIZES = {"count": 3000, "shift": 3000, "sort": 2000, "sums": 3000}
@@ -299,6 +299,22 @@ def test_a_grid_that_costs_more_than_it_saves_is_refused_with_a_way_out(count, m
     # Sizes that were counted are private, and so is what follows from them.
     for size in {*SIZES.values()}:
         assert str(size) not in str(caught.value)
+
+
+@pytest.mark.parametrize("more", [(), (ROTATED,)])
+def test_a_grid_too_coarse_for_the_noise_is_refused_with_a_way_out(more):
+    """With few numbers rounding costs nothing, and noise is what needs a finer grid."""
+    found = registered(bits(16), "privacy.epsilon=8", *more, dimension=12)
+    assert found.noise_share_variance >= 16
+    with pytest.raises(ConfigurationError) as caught:
+        registered(bits(16), "privacy.epsilon=60", *more, dimension=12)
+    assert "noise of a client is narrower than 4 steps" in caught.value.what
+    assert "raise modulus_bits" in caught.value.fix
+
+
+def test_what_is_wrong_on_every_grid_is_said_as_it_is():
+    with pytest.raises(PlanMismatchError, match="delta"):
+        registered(bits(20), "privacy.delta=0.01")
 
 
 def test_more_numbers_need_a_finer_grid():

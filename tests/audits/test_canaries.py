@@ -7,7 +7,15 @@ from fractions import Fraction
 
 import pytest
 
-from audits.canaries import alternating, attack, attack_jointly, audit_plan
+from audits.canaries import (
+    alternating,
+    attack,
+    attack_jointly,
+    audit_plan,
+    less_own_noise,
+)
+from audits.planted.faults import FAULTS
+from privacy.errors import PlanMismatchError
 
 TERMS = {
     "epsilon": 8.0,
@@ -34,6 +42,52 @@ def test_a_sound_mechanism_stays_within_its_claim_and_near_it():
     assert not result.weak
 
 
+ROTATED = [{"rotation": True}, {"rotation": True, "modulus_bits": 20}]
+BUGS = {fault.name: fault for fault in FAULTS}
+
+
+@pytest.mark.parametrize("wire", [*ROTATED, {"modulus_bits": 20}])
+def test_a_rotated_mechanism_stays_within_its_claim_and_near_it(wire):
+    """Canaries are spread over all coordinates; the attacker undoes the rotation."""
+    plan = audit_plan(**TERMS, **wire)
+    assert (plan.rotation, plan.modulus_bits) == (
+        wire.get("rotation", False),
+        wire.get("modulus_bits", 32),
+    )
+    result = attack(plan)
+    assert result.scores == 10_000
+    assert 0.7 * 8.0 < result.epsilon_lower_bound < HIGHEST
+
+
+@pytest.mark.parametrize("wire", ROTATED)
+@pytest.mark.parametrize(
+    ("name", "view"),
+    [
+        ("clip-doubled", None),
+        ("quarter-variance", None),
+        ("shares-over-all-clients", None),
+        ("noise-key-of-all-clients", less_own_noise),
+    ],
+)
+def test_a_rotation_hides_no_planted_fault(wire, name, view):
+    with BUGS[name].planted():
+        result = attack(audit_plan(**TERMS, **wire, clients=6), 5, view=view)
+    assert result.epsilon_lower_bound > HIGHEST
+
+
+def test_a_grid_that_does_not_fit_the_modulus_is_made_coarser():
+    fine, coarse = audit_plan(**TERMS), audit_plan(**TERMS, modulus_bits=20)
+    assert coarse.norm_bound < fine.norm_bound == 2**15
+    assert coarse.noise_multiplier == pytest.approx(fine.noise_multiplier, rel=1e-3)
+    with pytest.raises(PlanMismatchError, match="noise share is narrower"):
+        audit_plan(**TERMS, modulus_bits=8)
+
+
+def test_a_large_cohort_can_be_audited_with_few_bits():
+    plan = audit_plan(**TERMS, clients=200, modulus_bits=20, rotation=True)
+    assert plan.norm_bound >= 2**9
+
+
 @pytest.mark.parametrize("view", [None, alternating])
 def test_every_release_of_local_trust_stays_within_the_claim_of_all(view):
     result = attack(audit_plan(**TERMS, **LOCAL), view=view)
@@ -41,7 +95,7 @@ def test_every_release_of_local_trust_stays_within_the_claim_of_all(view):
     assert 0.7 * 8.0 < result.epsilon_lower_bound < HIGHEST
 
 
-@pytest.mark.parametrize("trust", [{}, LOCAL])
+@pytest.mark.parametrize("trust", [{}, LOCAL, {"rotation": True}])
 def test_gradient_and_statistic_together_stay_within_the_claim(trust):
     result = attack_jointly(audit_plan(**(TERMS | ALONE | trust)), releases=1000)
     assert result.scores == 1000
@@ -67,4 +121,4 @@ def test_wrong_noise_on_the_statistic_would_show_since_it_has_most_of_the_budget
 
 def test_a_delta_of_a_small_data_set_can_be_audited():
     plan = audit_plan(**(TERMS | {"delta": 1e-3}))
-    assert {client.units for client in plan.clients} == {100}
+    assert [client.units for client in plan.clients] == [100, 1, 1, 1]

@@ -66,6 +66,16 @@ def test_canaries_print_the_bound_and_the_claim(capsys, attacks):
     assert (plan.sampling_rate, plan.registered_charges, view) == (1, 1, None)
 
 
+def test_canaries_travel_as_the_configuration_says(capsys, attacks):
+    wire = ["--set", "privacy.rotation=true", "--set", "privacy.modulus_bits=20"]
+    audit(capsys, "canaries", *NO_STATISTIC, *wire)
+    audit(capsys, "canaries", *NO_STATISTIC)
+    assert [(plan.rotation, plan.modulus_bits) for plan, _ in attacks] == [
+        (True, 20),
+        (False, 32),
+    ]
+
+
 @pytest.mark.parametrize("broken", ["what is released", ALTERNATING, JOINT])
 def test_one_attack_that_refutes_is_enough(capsys, attacks, bounds, broken):
     bounds[broken] = 8.1

@@ -1,5 +1,6 @@
 """What the coordinator sees is uniform and the sum is exact; planted faults show."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -38,6 +39,20 @@ def test_a_real_transcript_looks_uniform_and_sums_exactly(plan):
     assert broken(evidence) == []
     assert evidence.subject["bytes of one masked input"] == 40_004
     assert told[-1] == ("rounds", 8, 8)
+
+
+@pytest.mark.parametrize(("bits", "size"), [(20, 25_003), (21, 26_253), (24, 30_003)])
+def test_packed_words_look_uniform_too(plan, bits, size):
+    evidence = read_transcript(replace(plan, modulus_bits=bits, rotation=True), 2)
+    assert broken(evidence) == []
+    assert evidence.subject["bytes of one masked input"] == size
+
+
+def test_packed_words_without_masks_are_seen(plan, monkeypatch):
+    masking(monkeypatch, lambda residues, **_: None)
+    names = broken(read_transcript(replace(plan, modulus_bits=20), 2))
+    assert "masked input of client-000: chi-square of its bytes" in names
+    assert "masked input of client-000 with its vector" in names
 
 
 def masking(monkeypatch, stand_in):
