@@ -75,7 +75,11 @@ class Rotation:
 
         Returns:
             Shape (d,), float64, of the same norm up to rounding.
+
+        Raises:
+            ValueError: a vector of another shape. A part of it would stay as it was.
         """
+        self._check_shape(vector.shape)
         rotated = vector.astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
             for start, signs in self.signs:
@@ -92,13 +96,22 @@ class Rotation:
 
         Returns:
             Shape (d,), float64.
+
+        Raises:
+            ValueError: as `forward`.
         """
+        self._check_shape(vector.shape)
         restored = vector.astype(np.float64)
         for start, signs in reversed(self.signs):
             block = restored[start : start + len(signs)]
             _hadamard(block)
             block *= signs
         return restored
+
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
+        if shape != (self.dimension,):
+            msg = f"a rotation of {self.dimension} numbers was given the shape {shape}"
+            raise ValueError(msg)
 
 
 def block_size(dimension: int) -> int:

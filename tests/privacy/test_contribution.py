@@ -414,6 +414,58 @@ def test_no_unit_moves_a_rotated_sum_by_more_than_the_weighted_norm_bound(
     assert (bound - 4) ** 2 <= int(np.dot(moved, moved)) <= bound**2
 
 
+@pytest.mark.parametrize("dimension", [1, 2, 3, 5, 7, 8])
+def test_a_rotated_unit_is_held_to_the_bound_whatever_the_dimension(site, dimension):
+    """On integers, where rounding weighs most: the bound is a few grid steps."""
+    small = {"dimension": dimension, "norm_bound": 8, "clip_norm": Fraction(8)}
+    words = np.frombuffer(Counter("some")(8 * 8 * 6), dtype="<i8").reshape(6, 8)
+    silent, _ = sealed(site(**ROTATED, **small).begin(Counter()))
+    for number, row in enumerate(words[:, :dimension] / 2.0**63, start=1):
+        gradient = row / np.linalg.norm(row) * (7 + number)
+        begun = site(**ROTATED, **small).begin(Counter())
+        moved = integers(sealed(begun, {UNITS[0]: gradient})[0]) - integers(silent)
+        squared = int(np.dot(moved[:-1], moved[:-1]))
+        # Not less than the bound by more than rounding.
+        assert (8 - dimension**0.5) ** 2 <= squared <= 8**2
+
+
+def test_no_offer_that_a_server_tries_lifts_a_unit_over_its_bound(site):
+    """The server draws the offer: it may look for signs that suit a gradient.
+
+    Here rounding would lengthen the rotated vector the most, and every coordinate of
+    the gradient be in one place.
+    """
+    small = {"dimension": 4, "norm_bound": 3, "clip_norm": Fraction(3)}
+    gradient = np.array([2.9, -0.45, 0.4, 0.3])
+
+    def rounded(number):
+        turned = Rotation.of_round(number.to_bytes(32, "big"), 4).forward(gradient)
+        return float(np.dot(np.rint(turned), np.rint(turned)))
+
+    offers = sorted(range(300), key=rounded)
+    assert rounded(offers[-1]) > 9 > rounded(offers[0])
+    for number in (offers[0], offers[-1]):
+        offer = number.to_bytes(32, "big")
+        found = []
+        for given in ({}, {UNITS[0]: gradient}):
+            one = site(**ROTATED, **small)
+            one.ledger.append(Joined(1, 1, offer, bytes(32)))
+            found.append(integers(sealed(one.charge(Counter()), given)[0]))
+        moved = (found[1] - found[0])[:-1]
+        assert 0 < int(np.dot(moved, moved)) <= 9
+
+
+@pytest.mark.parametrize("bits", [32, 20, 14])
+def test_the_weight_is_not_rotated_and_exact_in_the_parts_of_the_plan(site, bits):
+    small = {"norm_bound": 4, "clip_norm": Fraction(4), "noise_variance": 2**11}
+    one = site(**ROTATED, **small, modulus_bits=bits)
+    vector, _ = sealed(one.begin(Counter()), {}, 3 * 2**12)
+    steps = one.plan.weight_steps
+    # Five times as many parts, for four clients and one to spare, fit half the modulus.
+    assert steps == {32: 2**16, 20: 2**16, 14: 2**10}[bits]
+    assert integers(vector)[-1] == 3 * steps // 16
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1.7e308])
 def test_a_rotated_gradient_that_is_not_finite_counts_as_zeros(site, bad):
     some = {unit: np.full(6, 0.01) for unit in UNITS[:5]}

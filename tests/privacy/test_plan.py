@@ -482,6 +482,55 @@ def wide_plan(bits, norm_bound, **changes):
     return make_plan(**(terms | changes))
 
 
+def documented_level(plan):
+    """The theorem of docs/protocol.md, written down from there."""
+    n, d = len(plan.clients), plan.dimension
+    steps, inner = plan.local_steps, plan.inner_steps
+    log = math.log(2 * n * 2**40)
+    units = 0
+    for client in plan.clients:
+        mean = float(client.sampling_rate) * client.units * steps
+        most = mean + log / 3 + math.sqrt((log / 3) ** 2 + 2 * mean * log)
+        units += min(client.units * steps, math.ceil(most))
+    vectors = units * inner
+    share = math.ceil(Fraction(plan.noise_variance, plan.honest_shares))
+    variance = n * steps * inner * share
+    logarithm = (8 if plan.rotation else 4) * (d + 1) * 2**40
+    if plan.weighting.rule == "fgrpo" and steps > 1:
+        each = math.sqrt(2 * variance / n * math.log(n * logarithm))
+        noise = n * math.ceil(each)
+    else:
+        noise = math.ceil(math.sqrt(2 * variance * math.log(logarithm)))
+    signal = vectors * plan.norm_bound
+    if plan.rotation:
+        block = 2 ** math.floor(math.log2(d))
+        t = min(1.0, math.sqrt(2 * math.log(8 * d * vectors * 2**40) / block))
+        turned = vectors * ((plan.norm_bound + math.sqrt(d) / 2) * t + 1 / 2)
+        signal = min(signal, math.ceil(turned)) + n
+    room = 2 ** (plan.modulus_bits - 1) // (n + 1)
+    parts = min(2**16, 2 ** math.floor(math.log2(room)))
+    return max(signal + noise, n * parts)
+
+
+@pytest.mark.parametrize("rotation", [False, True])
+@pytest.mark.parametrize("dimension", [1, 3, 4096, 5000, 100_000])
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {},
+        {"clients": cohort(400, 500, 30, rate=Fraction(1, 3)), "min_survivors": 2},
+        {"trust": "local", "local_steps": 3, "inner_steps": 2},
+        {"trust": "local", "local_steps": 3, "weighting": UNIFORM, **NO_STATISTIC},
+        {"trust": "local", "inner_steps": 4},
+        {"norm_bound": 2, **NO_PROMISE},
+        {"norm_bound": 2, "modulus_bits": 16, **NO_PROMISE},
+    ],
+)
+def test_the_wrap_level_is_the_documented_one(rotation, dimension, terms):
+    plan = make_plan(**terms, rotation=rotation, dimension=dimension)
+    assert wrap_level(plan) == documented_level(plan)
+
+
 @pytest.mark.parametrize(("bits", "rotation"), MODULI)
 def test_a_plan_is_accepted_just_as_long_as_its_sum_cannot_wrap(bits, rotation):
     accepted, refused = [], []

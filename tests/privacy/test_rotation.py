@@ -114,6 +114,40 @@ def test_every_direction_is_spread(dimension):
             assert np.abs(rotation.forward(before)).max() <= bound
 
 
+@pytest.mark.parametrize("dimension", [2**20, 2**20 + 3, 3 * 2**18])
+def test_the_inverse_is_as_exact_as_floats_are_at_a_million_numbers(dimension):
+    rotation = Rotation.of_round(OFFER, dimension)
+    before = np.rint(vector(dimension) * 2.0**30)
+    back = rotation.inverse(rotation.forward(before))
+    # Integers of 30 bits come back as themselves once rounded.
+    assert np.abs(back - before).max() < 1e-4
+    norm = np.linalg.norm(rotation.forward(before)) / np.linalg.norm(before)
+    assert norm == pytest.approx(1.0, rel=1e-12)
+
+
+@pytest.mark.parametrize("dimension", [64, 96, 127])
+@pytest.mark.parametrize("failure", [0.5, 0.05])
+def test_the_spread_fails_no_more_often_than_it_says(dimension, failure):
+    """And by a level that is not far above what rotations really reach."""
+    bound = spread(dimension, dimension, failure)
+    found = []
+    for number in range(400):
+        rotation = Rotation.of_round(number.to_bytes(32, "big"), dimension)
+        before = vector(dimension, f"{number}")
+        before /= np.linalg.norm(before)
+        found.append(np.abs(rotation.forward(before)).max())
+    assert np.mean(np.array(found) > bound) <= failure
+    assert bound < 2 * np.quantile(found, 1 - failure)
+
+
+@pytest.mark.parametrize("shape", [(5,), (7,), (0,), (6, 1), (1, 6), ()])
+def test_a_vector_of_another_shape_is_not_rotated_in_part(shape):
+    rotation = Rotation.of_round(OFFER, 6)
+    for way in (rotation.forward, rotation.inverse):
+        with pytest.raises(ValueError, match="6 numbers"):
+            way(np.zeros(shape))
+
+
 def test_without_signs_a_vector_could_be_put_in_one_place():
     """What the signs are for: the transform alone has its own worst case."""
     alike = np.full(4096, 4096**-0.5)

@@ -10,6 +10,7 @@ from tests.vectors import (
     lies_of_client,
     lies_of_server,
     rounds,
+    travel,
 )
 
 FOLDER = Path(__file__).parent
@@ -17,7 +18,7 @@ FOLDER = Path(__file__).parent
 
 def texts() -> dict[str, str]:
     """What every file must hold, by its name."""
-    made = (derivations, encodings, rounds, lies_of_server, lies_of_client)
+    made = (derivations, encodings, travel, rounds, lies_of_server, lies_of_client)
     return {
         f"{name}.json": file.text()
         for module in made

@@ -45,6 +45,34 @@ def words(key: bytes, count: int) -> list[int]:
     return list(struct.unpack(f"<{count}I", blocks[: 4 * count]))
 
 
+def packed(values: list[int], bits: int) -> bytes:
+    """Words modulo 2**bits, one after the other in one little-endian number."""
+    whole = sum(value % 2**bits << place * bits for place, value in enumerate(values))
+    return whole.to_bytes(-(-len(values) * bits // 8), "little")
+
+
+def rotated(
+    offer: bytes, vector: list[float]
+) -> tuple[list[list[object]], list[float]]:
+    """The blocks with their signs, and the vector after them, entry by entry."""
+    size = 2 ** (len(vector).bit_length() - 1)
+    key = sha256("fgrpo-secure/1/rotation", offer)
+    stream = struct.pack(f"<{size + 8}I", *words(key, size + 8))
+    blocks: list[list[object]] = []
+    values, used = list(vector), 0
+    for start in sorted({0, len(vector) - size}):
+        signs = [-1 if stream[used + k // 8] >> k % 8 & 1 else 1 for k in range(size)]
+        used += -(-size // 8)
+        flipped = [values[start + k] * signs[k] for k in range(size)]
+        values[start : start + size] = [
+            sum((-1) ** (i & j).bit_count() * flipped[j] for j in range(size))
+            / size**0.5
+            for i in range(size)
+        ]
+        blocks.append([start, signs])
+    return blocks, values
+
+
 def pairwise_key(
     seed: bytes,
     ends: list[tuple[str, bytes]],

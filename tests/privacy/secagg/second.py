@@ -229,13 +229,7 @@ class Second:
         for sign, key in streams:
             for place, word in enumerate(oracle.words(key, len(total))):
                 total[place] += sign * word
-        return self.packed(total)
-
-    def packed(self, words: list[int]) -> bytes:
-        """Words modulo the modulus, one after the other in one little-endian number."""
-        bits = self.terms["modulus_bits"]
-        whole = sum(word % 2**bits << place * bits for place, word in enumerate(words))
-        return whole.to_bytes(-(-len(words) * bits // 8), "little")
+        return oracle.packed(total, self.terms["modulus_bits"])
 
     def confirm(self) -> None:
         body = self.roster_hash + self.sharers_hash + self.survivors_hash
@@ -267,7 +261,7 @@ class Second:
         if total != self.last["sum"]["words"]:
             msg = "the sum in the vectors is not the sum of the survivors' vectors"
             raise AssertionError(msg)
-        digest = hashed("sum", self.packed(total))
+        digest = hashed("sum", oracle.packed(total, self.terms["modulus_bits"]))
         self.note("sum", "server", digest)
         head = raw(self.secrets["server"]["ledger_head"])
         body = listed([text(name) for name in self.survivors]) + digest

@@ -2,11 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from privacy import errors
 from privacy.crypto import AgreementKey, Label, VerifyKey, check_agreement_public
 from privacy.errors import BelowThresholdError, FaultyClientError, PrivacyError
+from privacy.packing import unpack
+from privacy.rotation import Rotation
 from privacy.secagg.key_shares import (
     Direction,
     SealedShare,
@@ -102,6 +105,12 @@ def test_bad_keys_and_signatures_are_refused(case):
 def test_bad_shares_are_refused(case):
     with raises(case):
         check_element(raw(case["share"]))
+
+
+@pytest.mark.parametrize("case", bad_cases("packing"))
+def test_bytes_that_are_no_packed_words_are_refused(case):
+    with raises(case):
+        unpack(raw(case["packed"]), case["length"], case["modulus_bits"])
 
 
 @pytest.mark.parametrize("case", bad_cases("masks"))
@@ -272,6 +281,25 @@ def test_the_oracle_meets_the_masks():
                 lower, higher = (word + b + pair) % modulus, (word + b - pair) % modulus
                 assert case["masked_by_the_lower"][place] == lower
                 assert case["masked_by_the_higher"][place] == higher
+
+
+def test_the_oracle_packs_the_same_bytes():
+    for case in valid("packing").values():
+        words, bits = case["words"], case["modulus_bits"]
+        assert oracle.packed(words, bits).hex() == case["packed"]
+        assert unpack(raw(case["packed"]), len(words), bits).tolist() == words
+
+
+def test_the_oracle_rotates_alike():
+    for case in valid("rotation").values():
+        vector = case["vector"]
+        blocks, turned = oracle.rotated(raw(case["offer_digest"]), vector)
+        assert blocks == case["signs"]
+        assert turned == pytest.approx(case["rotated"], rel=1e-12, abs=1e-12)
+        back = Rotation.of_round(raw(case["offer_digest"]), len(vector)).inverse(
+            np.array(case["rotated"])
+        )
+        assert back.tolist() == pytest.approx(vector, abs=1e-12)
 
 
 def test_a_second_implementation_plays_the_whole_round():
