@@ -17,7 +17,6 @@ from privacy.errors import MalformedMessageError
 from privacy.vectors import MAX_MODULUS_BITS, ResidueVector, check_modulus
 
 _BYTE = 8
-_WORD_BYTES = MAX_MODULUS_BITS // _BYTE
 # Words at a time, a multiple of 8: what is being shifted stays in the second-level
 # cache, and no second vector is made beside the first.
 _CHUNK_WORDS = 2**16

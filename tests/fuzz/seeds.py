@@ -35,7 +35,13 @@ def seeds() -> Iterator[tuple[str, bytes]]:
     for name in ("plan", "plan terms", "json"):
         yield name, plan
     yield "words", bytes(range(16))
-    yield "packed words", bytes([19, 3]) + bytes.fromhex("debc5a3412cbed0f")
+    few = {"modulus_bits": 20, "norm_bound": 16, "noise_variance": 2**12}
+    rotated = make_plan(**few, rotation=True)
+    for name in ("plan", "plan terms"):
+        yield name, canonical_json(rotated.to_json())
+    packed = bytes.fromhex("debc5a3412cbed0f")
+    yield "packed words", bytes([19, 3]) + packed
+    yield "server words", packed
     yield "elements", bytes(32)
     yield "public keys", identity(CLIENT).verify_key.raw
     yield "key file", key_file_bytes(identity(CLIENT).verify_key)

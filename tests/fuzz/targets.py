@@ -61,6 +61,8 @@ from tests.privacy.secagg.harness import (
 Target = Callable[[bytes], None]
 
 TERMS = make_terms(3, vector_length=2)
+# Three words of 20 bits, after which half a byte is left.
+PACKED_TERMS = make_terms(3, vector_length=3, modulus_bits=20)
 NAME = "client-001"
 OFFER_DIGEST = play_until("shares", TERMS).server.desk.offer_digest
 SIGNED = [kind for kind in vars(messages).values() if hasattr(kind, "LABEL")]
@@ -304,6 +306,24 @@ def unsigned_server_target(phase: str) -> Target:
     return target
 
 
+def server_words() -> Target:
+    """The server, to which a client sends these very words of 20 bits, signed."""
+    play = play_until("masked", PACKED_TERMS)
+    play.answer("masked")
+    signed = decode(Signed, decode(messages.MaskedInput, play.replies[NAME]).header)
+    header = decode(messages.MaskedHeader, signed.body)
+
+    def target(data: bytes) -> None:
+        told = encode(replace(header, vector_hash=messages.vector_hash(data)))
+        head = enveloped(Label.MASKED_INPUT, NAME, signed.offer_digest, told)
+        after = play.server.add(NAME, encode(messages.MaskedInput(head, data)))
+        if NAME not in after.wrong:
+            # Of one vector the sum is the vector.
+            same(pack(words_from_bytes(after.total), PACKED_TERMS.modulus_bits), data)
+
+    return target
+
+
 # The order is part of every stored input: add at the end.
 PARSERS: dict[str, Target] = {
     **{f"wire {kind.__name__}": record_target(kind) for kind in WIRE},
@@ -331,8 +351,16 @@ STATES: dict[str, Target] = {
     **{f"client {phase}": client_target(phase) for phase in PHASES[1:]},
     **{f"server {phase}": server_target(phase) for phase in PHASES},
     **{f"server bytes {phase}": unsigned_server_target(phase) for phase in PHASES},
+    "server words": server_words(),
 }
-GROUPS = {"parsers": PARSERS, "states": STATES}
+# What packed words and rotations are read by, to be fuzzed by themselves.
+TRAVEL: dict[str, Target] = {
+    "packed words": packed_words,
+    "plan": plans,
+    "plan terms": plan_terms,
+    "server words": STATES["server words"],
+}
+GROUPS = {"parsers": PARSERS, "states": STATES, "travel": TRAVEL}
 
 
 def run_input(group: dict[str, Target], data: bytes) -> None:
