@@ -512,16 +512,23 @@ def documented_level(plan):
     return max(signal + noise, n * parts)
 
 
+# So fine that the weights are not what decides.
+FINE = {"norm_bound": 2**15, "noise_variance": 2**32}
+
+
 @pytest.mark.parametrize("rotation", [False, True])
 @pytest.mark.parametrize("dimension", [1, 3, 4096, 5000, 100_000])
 @pytest.mark.parametrize(
     "terms",
     [
         {},
-        {"clients": cohort(400, 500, 30, rate=Fraction(1, 3)), "min_survivors": 2},
-        {"trust": "local", "local_steps": 3, "inner_steps": 2},
-        {"trust": "local", "local_steps": 3, "weighting": UNIFORM, **NO_STATISTIC},
-        {"trust": "local", "inner_steps": 4},
+        FINE,
+        FINE | {"clients": cohort(400, 500, 30, rate=Fraction(1, 3)), "colluders": 0},
+        FINE | {"trust": "local", "local_steps": 3, "inner_steps": 2},
+        FINE
+        | {"trust": "local", "local_steps": 3, "weighting": UNIFORM}
+        | NO_STATISTIC,
+        FINE | {"trust": "local", "inner_steps": 4},
         {"norm_bound": 2, **NO_PROMISE},
         {"norm_bound": 2, "modulus_bits": 16, **NO_PROMISE},
     ],
@@ -529,6 +536,16 @@ def documented_level(plan):
 def test_the_wrap_level_is_the_documented_one(rotation, dimension, terms):
     plan = make_plan(**terms, rotation=rotation, dimension=dimension)
     assert wrap_level(plan) == documented_level(plan)
+
+
+def test_half_the_modulus_is_out_of_reach_to_the_last_step():
+    """A sum of exactly half of it would come out as minus half of it."""
+    crowd = cohort(32, 16, 16, rate=Fraction(1))
+    quiet = NO_PROMISE | {"clients": crowd, "min_survivors": 2, "norm_bound": 2}
+    with pytest.raises(WrappingSumError):
+        make_plan(**quiet, modulus_bits=8)
+    less = cohort(32, 16, 15, rate=Fraction(1))
+    assert wrap_level(make_plan(**(quiet | {"clients": less}), modulus_bits=8)) == 126
 
 
 @pytest.mark.parametrize(("bits", "rotation"), MODULI)
