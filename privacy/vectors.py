@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 FloatVector: TypeAlias = NDArray[np.float64]
 IntVector: TypeAlias = NDArray[np.int64]
 ResidueVector: TypeAlias = NDArray[np.uint32]
+# Bytes that may be a vector's own memory: so large that they are not copied about.
+View: TypeAlias = bytes | memoryview
 
 # The sum of squares of a vector stays below this, so that int64 holds it exactly.
 MAX_SQUARED_NORM = 2**62
@@ -67,9 +69,12 @@ def from_residues(residues: ResidueVector, modulus_bits: int) -> IntVector:
         `from_residues(to_residues(v, b), b) == v` for every v in that range.
     """
     check_modulus(modulus_bits)
-    lifted = residues.astype(np.int64)
-    lifted[lifted >= 2 ** (modulus_bits - 1)] -= 2**modulus_bits
-    return lifted
+    # Shifted up, the highest bit of the residue is the sign of an int32, which the
+    # shift down keeps.
+    shift = MAX_MODULUS_BITS - modulus_bits
+    lifted = np.left_shift(residues, np.uint32(shift)).view(np.int32)
+    lifted >>= np.int32(shift)
+    return lifted.astype(np.int64)
 
 
 def check_modulus(modulus_bits: int) -> None:

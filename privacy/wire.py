@@ -13,9 +13,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from fractions import Fraction
 from functools import cache
-from typing import Annotated, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    NoReturn,
+    TypeAlias,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from privacy.errors import MalformedMessageError
+from privacy.vectors import View
 
 Json: TypeAlias = "bool | int | str | list[Json] | dict[str, Json] | None"
 
@@ -125,7 +134,7 @@ class Writer:
     __slots__ = ("_pieces",)
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []
+        self._pieces: list[View] = []
 
     def integer(self, value: int) -> Writer:
         """An unsigned integer below 2**64, 8 bytes."""
@@ -164,7 +173,7 @@ class Reader:
     __slots__ = ("_data", "_position")
 
     def __init__(self, data: bytes) -> None:
-        self._data = memoryview(data)
+        self._data = data
         self._position = 0
 
     def fixed(self, length: int) -> bytes:
@@ -173,17 +182,20 @@ class Reader:
         Raises:
             MalformedMessageError: the message ends before.
         """
+        start = self._position
+        self._skip(length)
+        return self._data[start : self._position]
+
+    def _skip(self, length: int) -> None:
         end = self._position + length
         if end > len(self._data):
             msg = "a message that ends too early"
             raise MalformedMessageError(msg)
-        piece = bytes(self._data[self._position : end])
         self._position = end
-        return piece
 
     def integer(self) -> int:
         """An unsigned integer of 8 bytes."""
-        return int.from_bytes(self.fixed(8), "big")
+        return int.from_bytes(self.fixed(_LENGTH_BYTES), "big")
 
     def field(self, limit: int = MAX_FIELD_BYTES) -> bytes:
         """Bytes behind their length, at most `limit`.
@@ -191,11 +203,21 @@ class Reader:
         Raises:
             MalformedMessageError: too long, or the message ends before.
         """
-        length = int.from_bytes(self.fixed(_LENGTH_BYTES), "big")
+        return self.fixed(self._length(limit))
+
+    def view(self) -> memoryview:
+        """As `field`, but a view of the message, which stays in memory with it."""
+        length = self._length(MAX_FIELD_BYTES)
+        start = self._position
+        self._skip(length)
+        return memoryview(self._data)[start : self._position]
+
+    def _length(self, limit: int) -> int:
+        length = self.integer()
         if length > limit:
             msg = "a field that is longer than its limit"
             raise MalformedMessageError(msg)
-        return self.fixed(length)
+        return length
 
     def text(self, limit: int = 4096) -> str:
         """UTF-8 behind its length.
@@ -245,17 +267,18 @@ _Record = TypeVar("_Record")
 def encode(record: object) -> bytes:
     """The canonical bytes of a dataclass instance: its fields, in order.
 
-    A field is an `int` (below 2**64), `str`, `bytes`, `Bytes32`, `Bytes64`, another
-    such dataclass, a `tuple[X, ...]` or a `Mapping[str, X]`. Mappings are written in
-    the order of their keys, so that equal records have equal bytes.
+    A field is an `int` (below 2**64), `str`, `bytes`, `View`, `Bytes32`, `Bytes64`,
+    another such dataclass, a `tuple[X, ...]` or a `Mapping[str, X]`. Mappings are
+    written in the order of their keys, so that equal records have equal bytes.
 
     Raises:
         TypeError: a value of any other type.
         ValueError: a fixed-length field of another length.
     """
-    writer = Writer()
-    _write(writer, type(record), record)
-    return writer.finish()
+    pieces: list[View] = []
+    kind: type = type(record)
+    _writer(kind)(pieces, record)
+    return b"".join(pieces)
 
 
 def decode(
@@ -276,7 +299,7 @@ def decode(
     """
     reader = Reader(data)
     plain_type: type = kind
-    values = {name: _read(reader, hint) for name, hint in _layout(plain_type)}
+    values = _values(reader, plain_type)
     reader.finish()
     make: Callable[..., _Record] = kind
     return make(**values, **(attached or {}))
@@ -293,77 +316,183 @@ def _layout(kind: type) -> tuple[tuple[str, object], ...]:
     )
 
 
-def _write(writer: Writer, hint: object, value: object) -> None:
-    if isinstance(value, bytes):
-        length = _fixed_length(hint)
-        if length is None:
-            writer.field(value)
-        else:
-            writer.fixed(value, length)
-    elif isinstance(value, int):
-        writer.integer(value)
-    elif isinstance(value, str):
-        writer.text(value)
-    elif isinstance(value, tuple):
-        writer.integer(len(value))
-        inner = get_args(hint)[0] if value else None
-        for item in value:
-            _write(writer, inner, item)
-    elif is_dataclass(value) and not isinstance(value, type):
-        for name, kind in _layout(type(value)):
-            _write(writer, kind, getattr(value, name))
-    elif isinstance(value, Mapping):
-        writer.integer(len(value))
-        inner = get_args(hint)[1] if value else None
-        for key in sorted(value):
-            writer.text(key)
-            _write(writer, inner, value[key])
-    else:
-        msg = f"{type(value).__name__} has no binary form here"
-        raise TypeError(msg)
-
-
 def _fixed_length(hint: object) -> int | None:
     """The length of an annotation like `Bytes32`, and None of any other."""
     metadata: tuple[int, ...] | None = getattr(hint, "__metadata__", None)
     return None if metadata is None else metadata[0]
 
 
-# How the plainest annotations are read.
-_PLAIN: Mapping[object, Callable[[Reader], object]] = {
-    bytes: Reader.field,
-    int: Reader.integer,
-    str: Reader.text,
-}
+# An annotation is looked at once; what it stands for is then a chain of plain calls.
+_Write: TypeAlias = Callable[[list[View], object], None]
+_Read: TypeAlias = Callable[[Reader], object]
 
 
-def _read(reader: Reader, hint: object) -> object:
-    length = _fixed_length(hint)
-    if length is not None:
-        return reader.fixed(length)
-    if hint in _PLAIN:
-        return _PLAIN[hint](reader)
-    origin = get_origin(hint)
-    if origin is tuple:
-        item = get_args(hint)[0]
-        return tuple(_read(reader, item) for _ in range(reader.count()))
-    if origin is Mapping:
-        return _read_mapping(reader, get_args(hint)[1])
-    if isinstance(hint, type) and is_dataclass(hint):
-        return hint(**{name: _read(reader, inner) for name, inner in _layout(hint)})
-    msg = f"{hint} has no binary form here"
+def _refuse(name: object) -> NoReturn:
+    msg = f"{name} has no binary form here"
     raise TypeError(msg)
 
 
-def _read_mapping(reader: Reader, hint: object) -> dict[str, object]:
-    """A mapping whose keys rise strictly: sorted, and none twice."""
-    result: dict[str, object] = {}
-    previous: str | None = None
-    for _ in range(reader.count()):
-        key = reader.text()
-        if previous is not None and key <= previous:
-            msg = "names that are not sorted and distinct"
-            raise MalformedMessageError(msg)
-        result[key] = _read(reader, hint)
-        previous = key
-    return result
+def _write_bytes(pieces: list[View], value: object) -> None:
+    if not isinstance(value, bytes):
+        _refuse(type(value).__name__)
+    pieces += (len(value).to_bytes(_LENGTH_BYTES, "big"), value)
+
+
+def _write_view(pieces: list[View], value: object) -> None:
+    if not isinstance(value, (bytes, memoryview)):
+        _refuse(type(value).__name__)
+    view = memoryview(value).cast("B")
+    pieces += (len(view).to_bytes(_LENGTH_BYTES, "big"), view)
+
+
+def _write_integer(pieces: list[View], value: object) -> None:
+    if not isinstance(value, int):
+        _refuse(type(value).__name__)
+    pieces.append(value.to_bytes(_LENGTH_BYTES, "big"))
+
+
+def _write_text(pieces: list[View], value: object) -> None:
+    if not isinstance(value, str):
+        _refuse(type(value).__name__)
+    _write_bytes(pieces, value.encode("utf-8"))
+
+
+# How the plainest annotations are written and read.
+_PLAIN: Mapping[object, tuple[_Write, _Read]] = {
+    bytes: (_write_bytes, Reader.field),
+    View: (_write_view, Reader.view),
+    int: (_write_integer, Reader.integer),
+    str: (_write_text, Reader.text),
+}
+
+
+@cache
+def _writer(hint: object) -> _Write:
+    """What writes a value of this annotation."""
+    length = _fixed_length(hint)
+    if length is not None:
+        return _fixed_writer(length)
+    if hint in _PLAIN:
+        return _PLAIN[hint][0]
+    origin = get_origin(hint)
+    if origin is tuple:
+        return _tuple_writer(_writer(get_args(hint)[0]))
+    if origin is Mapping:
+        return _mapping_writer(_writer(get_args(hint)[1]))
+    if isinstance(hint, type) and is_dataclass(hint):
+        return _record_writer(hint)
+    _refuse(hint)
+
+
+def _fixed_writer(length: int) -> _Write:
+    def write(pieces: list[View], value: object) -> None:
+        if not isinstance(value, bytes):
+            _refuse(type(value).__name__)
+        if len(value) != length:
+            msg = f"this field has {length} bytes, got {len(value)}"
+            raise ValueError(msg)
+        pieces.append(value)
+
+    return write
+
+
+def _tuple_writer(write_item: _Write) -> _Write:
+    def write(pieces: list[View], value: object) -> None:
+        if not isinstance(value, tuple):
+            _refuse(type(value).__name__)
+        _write_integer(pieces, len(value))
+        for item in value:
+            write_item(pieces, item)
+
+    return write
+
+
+def _mapping_writer(write_item: _Write) -> _Write:
+    def write(pieces: list[View], value: object) -> None:
+        if not isinstance(value, Mapping):
+            _refuse(type(value).__name__)
+        _write_integer(pieces, len(value))
+        for key in sorted(value):
+            _write_text(pieces, key)
+            write_item(pieces, value[key])
+
+    return write
+
+
+def _record_writer(kind: type) -> _Write:
+    parts = tuple((name, _writer(hint)) for name, hint in _layout(kind))
+
+    def write(pieces: list[View], value: object) -> None:
+        if type(value) is not kind:
+            _refuse(type(value).__name__)
+        for name, write_part in parts:
+            write_part(pieces, getattr(value, name))
+
+    return write
+
+
+@cache
+def _reader(hint: object) -> _Read:
+    """What reads a value of this annotation."""
+    length = _fixed_length(hint)
+    if length is not None:
+        return _fixed_reader(length)
+    if hint in _PLAIN:
+        return _PLAIN[hint][1]
+    origin = get_origin(hint)
+    if origin is tuple:
+        return _tuple_reader(_reader(get_args(hint)[0]))
+    if origin is Mapping:
+        return _mapping_reader(_reader(get_args(hint)[1]))
+    if isinstance(hint, type) and is_dataclass(hint):
+        return _record_reader(hint)
+    _refuse(hint)
+
+
+def _fixed_reader(length: int) -> _Read:
+    def read(reader: Reader) -> object:
+        return reader.fixed(length)
+
+    return read
+
+
+def _tuple_reader(read_item: _Read) -> _Read:
+    def read(reader: Reader) -> object:
+        return tuple([read_item(reader) for _ in range(reader.count())])
+
+    return read
+
+
+def _mapping_reader(read_item: _Read) -> _Read:
+    """Of a mapping whose keys rise strictly: sorted, and none twice."""
+
+    def read(reader: Reader) -> object:
+        result: dict[str, object] = {}
+        previous: str | None = None
+        for _ in range(reader.count()):
+            key = reader.text()
+            if previous is not None and key <= previous:
+                msg = "names that are not sorted and distinct"
+                raise MalformedMessageError(msg)
+            result[key] = read_item(reader)
+            previous = key
+        return result
+
+    return read
+
+
+@cache
+def _parts(kind: type) -> tuple[tuple[str, _Read], ...]:
+    """Name and reader of every encoded field."""
+    return tuple((name, _reader(hint)) for name, hint in _layout(kind))
+
+
+def _values(reader: Reader, kind: type) -> dict[str, object]:
+    return {name: read(reader) for name, read in _parts(kind)}
+
+
+def _record_reader(kind: type) -> _Read:
+    def read(reader: Reader) -> object:
+        return kind(**_values(reader, kind))
+
+    return read

@@ -2,11 +2,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.errors import MalformedMessageError
+from privacy.vectors import View
 from privacy.wire import (
     ATTACHED,
     MAX_JSON_DEPTH,
@@ -132,6 +134,45 @@ def test_attached_fields_are_not_written_and_are_given_again():
     record = Outer(1, b"", (), {}, key="secret")
     assert encode(record) == encode(Outer(1, b"", (), {}))
     assert decode(Outer, encode(record), {"key": "secret"}) == record
+
+
+@dataclass(frozen=True)
+class Large:
+    head: int
+    words: View
+
+
+def test_large_bytes_are_read_without_a_copy_and_written_from_any_memory():
+    words = np.arange(3, dtype="<u4")
+    whole = encode(Large(1, words.tobytes()))
+    assert encode(Large(1, words.data)) == whole
+    record = decode(Large, whole)
+    assert isinstance(record.words, memoryview)
+    assert record.words.obj is whole
+    assert record.words.readonly
+    assert record.words == words.tobytes()
+    assert encode(record) == whole
+    for wrong in (whole[:-1], whole[:8] + b"\xff" * 8 + whole[16:]):
+        with pytest.raises(MalformedMessageError):
+            decode(Large, wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Outer("7", b"", (), {}),
+        Outer(7, "text", (), {}),
+        Outer(7, b"", [], {}),
+        Outer(7, b"", (), ()),
+        Outer(7, b"", (Large(1, b""),), {}),
+        Outer(7, b"", (Inner("text", "n"),), {}),
+        Outer(7, b"", (Inner(bytes(32), b"n"),), {}),
+        Large(1, "text"),
+    ],
+)
+def test_a_value_of_another_type_than_its_annotation_is_a_bug(wrong):
+    with pytest.raises(TypeError, match="no binary form"):
+        encode(wrong)
 
 
 def test_a_type_without_a_binary_form_is_a_bug():
