@@ -12,6 +12,7 @@ import hashlib
 import hmac
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -23,11 +24,17 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import (
     X25519PrivateKey,
     X25519PublicKey,
 )
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers import (
+    Cipher,
+    CipherContext,
+    algorithms,
+    modes,
+)
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from privacy.errors import BadSignatureError, MalformedMessageError
+from privacy.vectors import View
 
 KEY_BYTES = 32
 DIGEST_BYTES = 32
@@ -46,6 +53,10 @@ _LOW_ORDER_IDENTITIES = frozenset(
 )
 _GCM_NONCE_BYTES = 12
 _AES_BLOCK_BYTES = 16
+# A first read of so many bytes is worth a change of the mode.
+_LONG_READ_BYTES = 2**12
+# The block of a keystream that GCM begins with.
+_GALOIS_START = 2
 # Marks a field that is no part of a stored key, as `privacy.wire.ATTACHED` does.
 _NOT_STORED = {"attached": True}
 
@@ -90,30 +101,33 @@ class Label(StrEnum):
     TRANSCRIPT = "fgrpo-secure/1/transcript"
 
 
-def sha256(label: Label, *parts: bytes) -> bytes:
+def sha256(label: Label, *parts: View) -> bytes:
     """SHA-256 of a label and length-prefixed parts, so that no two inputs collide.
 
     Returns:
         32 bytes.
     """
+    state = _labelled(label).copy()
     # Piece by piece: a vector among the parts is not copied for its hash.
-    state = hashlib.sha256()
-    for piece in _pieces(label, parts):
-        state.update(piece)
+    for part in parts:
+        state.update(len(part).to_bytes(8, "big"))
+        state.update(part)
     return state.digest()
+
+
+@cache
+def _labelled(label: Label) -> hashlib._Hash:
+    """SHA-256 after the label, which goes before the parts."""
+    return hashlib.sha256(framed(label))
 
 
 def framed(label: Label, *parts: bytes) -> bytes:
     """The injective encoding of a label and parts that is hashed, keyed or signed."""
-    return b"".join(_pieces(label, parts))
-
-
-def _pieces(label: Label, parts: tuple[bytes, ...]) -> list[bytes]:
     encoded = label.value.encode()
     pieces = [len(encoded).to_bytes(8, "big"), encoded]
     for part in parts:
-        pieces += [len(part).to_bytes(8, "big"), part]
-    return pieces
+        pieces += (len(part).to_bytes(8, "big"), part)
+    return b"".join(pieces)
 
 
 def hmac_sha256(key: bytes, label: Label, *parts: bytes) -> bytes:
@@ -340,8 +354,10 @@ class Keystream:
 
     Args:
         key: 32 bytes.
-        start: byte of the stream to begin at, a multiple of `BLOCK`: threads read
-            parts of one stream.
+        start: byte of the stream to begin at, a multiple of `BLOCK`.
+
+    Guarantee:
+        The bytes do not depend on how they are read.
     """
 
     BLOCK = _AES_BLOCK_BYTES
@@ -349,7 +365,7 @@ class Keystream:
     # The library asks for one block more than it writes.
     OVERHANG = _AES_BLOCK_BYTES
 
-    __slots__ = ("_encryptor",)
+    __slots__ = ("_encryptor", "_fresh_key")
 
     def __init__(self, key: bytes, start: int = 0) -> None:
         if len(key) != KEY_BYTES:
@@ -360,10 +376,14 @@ class Keystream:
             msg = f"a keystream is entered at a block of 16 bytes, not at byte {start}"
             raise ValueError(msg)
         counter = modes.CTR(block.to_bytes(_AES_BLOCK_BYTES, "big"))
+        self._encryptor: CipherContext
         self._encryptor = Cipher(algorithms.AES256(key), counter).encryptor()
+        # Kept until the first read, which settles the mode.
+        self._fresh_key = None if block else key
 
     def read(self, count: int) -> bytes:
         """The next `count` bytes."""
+        self._fresh_key = None
         return self._encryptor.update(bytes(count))
 
     def read_into(self, zeros: memoryview, buffer: memoryview) -> int:
@@ -376,4 +396,25 @@ class Keystream:
         Returns:
             How many bytes were written.
         """
+        if self._fresh_key is not None:
+            return self._begin(self._fresh_key, zeros, buffer)
         return self._encryptor.update_into(zeros, buffer)
+
+    def _begin(self, key: bytes, zeros: memoryview, buffer: memoryview) -> int:
+        """The first read: where it is a long one, all go on in GCM.
+
+        GCM encrypts in counter mode and, under a nonce of 12 zero bytes, begins with
+        block 2: from there on it is the same keystream, for 64 GiB. Its tag is never
+        asked for. Libraries write their widest loops for it: with vector AES they take
+        40% of the time of counter mode, and without not much more than all of it.
+
+        Source: NIST SP 800-38D, sections 6.5 and 7.1.
+        """
+        self._fresh_key = None
+        if len(zeros) < _LONG_READ_BYTES:
+            return self._encryptor.update_into(zeros, buffer)
+        skipped = _GALOIS_START * _AES_BLOCK_BYTES
+        buffer[:skipped] = self._encryptor.update(bytes(skipped))
+        galois = modes.GCM(bytes(_GCM_NONCE_BYTES))
+        self._encryptor = Cipher(algorithms.AES256(key), galois).encryptor()
+        return skipped + self._encryptor.update_into(zeros[skipped:], buffer[skipped:])

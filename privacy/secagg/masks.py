@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -25,10 +24,11 @@ CHUNK_WORDS = 48 * 1024
 # for the interpreter's lock and for memory.
 THREAD_WORDS = 2**25
 MAX_THREADS = 2
+# Threads meet after so many chunks.
+_STRETCH_CHUNKS = 8
 _WORD_BYTES = 4
 # Additions across the borders of cache lines take longer.
 _LINE_BYTES = 64
-_LINE_WORDS = _LINE_BYTES // _WORD_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +120,8 @@ def apply_masks(
 ) -> None:
     """Add and subtract the masks of these keys, in place.
 
-    The outer loop is over chunks of the vector and the inner one over keys, so that a
-    chunk is read from memory once however many masks it takes. Where there is much to
-    do, threads take parts of the vector: the library releases the interpreter's lock
-    while it encrypts.
+    Where there is much to do, threads share the keys: the library releases the
+    interpreter's lock while it encrypts.
 
     Args:
         residues: shape (length,), uint32, C-contiguous and writable.
@@ -135,56 +133,80 @@ def apply_masks(
         Adding and subtracting the same keys gives the vector back. The words do not
         depend on the number of threads.
     """
-    masks: list[tuple[bytes, np.ufunc]] = [
+    masks = [
         *((key, np.add) for key in added),
         *((key, np.subtract) for key in subtracted),
     ]
-    work = partial(_apply, masks=masks, modulus_bits=modulus_bits)
-    starts = _starts(len(residues), len(masks))
-    parts = np.split(residues, starts[1:])
-    if len(parts) == 1:
-        work(residues, 0)
+    threads = _threads(len(residues), len(masks))
+    own, *others = [_Masks(masks[k::threads], modulus_bits) for k in range(threads)]
+    if not others:
+        own.add_to(residues)
         return
-    with ThreadPoolExecutor(len(parts)) as pool:
-        # The list raises what a thread raised.
-        list(pool.map(work, parts, starts))
+    with ThreadPoolExecutor(len(others)) as pool:
+        stretch = _STRETCH_CHUNKS * CHUNK_WORDS
+        for start in range(0, len(residues), stretch):
+            part = residues[start : start + stretch]
+            running = [pool.submit(group.sum, len(part)) for group in others]
+            own.add_to(part)
+            for future in running:
+                np.add(part, future.result(), part)
+            part &= own.modulus_mask
 
 
-def _starts(length: int, masks: int) -> list[int]:
-    """The words at which the threads' parts begin, each at a whole cache line."""
-    threads = min(MAX_THREADS, length * masks // THREAD_WORDS)
-    # A cache line holds whole blocks of the keystream, which may be entered there.
-    lines = length // _LINE_WORDS
-    return [lines * k // threads * _LINE_WORDS for k in range(threads)] or [0]
+def _threads(length: int, masks: int) -> int:
+    return max(1, min(MAX_THREADS, masks, length * masks // THREAD_WORDS))
 
 
-def _apply(
-    residues: ResidueVector,
-    start: int,
-    *,
-    masks: Sequence[tuple[bytes, np.ufunc]],
-    modulus_bits: int,
-) -> None:
-    """As `apply_masks`, on a part of a vector that begins at word `start` of it."""
-    streams = [
-        (Keystream(key, _WORD_BYTES * start).read_into, combine)
-        for key, combine in masks
-    ]
-    zeros = memoryview(bytes(_WORD_BYTES * min(len(residues), CHUNK_WORDS)))
-    target, words = _buffer(min(len(residues), CHUNK_WORDS))
-    modulus_mask = np.uint32(2**modulus_bits - 1)
-    # The first chunk ends where a cache line does, so that all others begin there.
-    first = CHUNK_WORDS - residues.ctypes.data % _LINE_BYTES // _WORD_BYTES
-    edges = [0, *range(max(first, 1), len(residues), CHUNK_WORDS), len(residues)]
-    for left, right in pairwise(edges):
-        chunk = residues[left:right]
-        blank, mask = zeros[: _WORD_BYTES * len(chunk)], words[: len(chunk)]
-        for read_into, combine in streams:
-            read_into(blank, target)
-            # uint32 wraps modulo 2**32, of which 2**modulus_bits is a divisor.
-            combine(chunk, mask, chunk)
-        if modulus_bits < MAX_MODULUS_BITS:
-            chunk &= modulus_mask
+class _Masks:
+    """The masks of some keys, read piece by piece from their start.
+
+    Args:
+        masks: each key, and whether its mask is added or subtracted.
+        modulus_bits: sums are reduced modulo 2**modulus_bits.
+    """
+
+    __slots__ = ("_streams", "_target", "_words", "_wraps", "_zeros", "modulus_mask")
+
+    def __init__(
+        self, masks: Sequence[tuple[bytes, np.ufunc]], modulus_bits: int
+    ) -> None:
+        self._streams = [(Keystream(key).read_into, combine) for key, combine in masks]
+        self._zeros = memoryview(bytes(_WORD_BYTES * CHUNK_WORDS))
+        self._target, self._words = _buffer(CHUNK_WORDS)
+        # uint32 wraps modulo 2**32, of which 2**modulus_bits is a divisor.
+        self._wraps = modulus_bits == MAX_MODULUS_BITS
+        self.modulus_mask = np.uint32(2**modulus_bits - 1)
+
+    def add_to(self, residues: ResidueVector) -> None:
+        """Add the next words of every mask, in place.
+
+        The outer loop is over chunks of the vector and the inner one over keys, so that
+        a chunk is read from memory once however many masks it takes.
+        """
+        # The first chunk ends where a cache line does, so that all others begin there.
+        first = CHUNK_WORDS - residues.ctypes.data % _LINE_BYTES // _WORD_BYTES
+        edges = [0, *range(max(first, 1), len(residues), CHUNK_WORDS), len(residues)]
+        for left, right in pairwise(edges):
+            chunk = residues[left:right]
+            zeros, mask = self._zeros[: chunk.nbytes], self._words[: len(chunk)]
+            for read_into, combine in self._streams:
+                read_into(zeros, self._target)
+                combine(chunk, mask, chunk)
+            if not self._wraps:
+                chunk &= self.modulus_mask
+
+    def sum(self, length: int) -> ResidueVector:
+        """The sum of the next words of every mask.
+
+        Args:
+            length: how many words.
+
+        Returns:
+            Shape (length,), uint32.
+        """
+        total = np.zeros(length, np.uint32)
+        self.add_to(total)
+        return total
 
 
 def _buffer(length: int) -> tuple[memoryview, ResidueVector]:

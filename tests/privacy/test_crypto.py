@@ -288,6 +288,30 @@ def test_a_keystream_is_entered_at_any_of_its_blocks():
         Keystream(b"k" * 32, 17)
 
 
+@pytest.mark.parametrize(
+    "pieces", [(20_000, 16), (4096, 5000, 17), (4097, 1, 9000), (16, 5000), (1, 4096)]
+)
+def test_the_keystream_is_the_same_in_either_mode(pieces):
+    stream, result = Keystream(b"k" * 32), b""
+    for count in pieces:
+        buffer = bytearray(count + Keystream.OVERHANG)
+        assert stream.read_into(memoryview(bytes(count)), memoryview(buffer)) == count
+        result += buffer[:count]
+    # Reads of another kind stay in counter mode.
+    assert result + stream.read(33) == Keystream(b"k" * 32).read(sum(pieces) + 33)
+
+
+@pytest.mark.parametrize("start", [16, 0])
+def test_a_keystream_that_was_entered_or_read_from_goes_on_there(start):
+    whole = Keystream(b"k" * 32).read(9000)
+    stream = Keystream(b"k" * 32, start)
+    if not start:
+        assert stream.read(16) == whole[:16]
+    buffer = bytearray(8000 + Keystream.OVERHANG)
+    stream.read_into(memoryview(bytes(8000)), memoryview(buffer))
+    assert buffer[:8000] == whole[16:8016]
+
+
 def test_an_agreement_that_is_asked_for_again_is_the_same():
     left, right = AgreementKey(b"l" * 32), AgreementKey(b"r" * 32)
     secret = left.agree(right.public)

@@ -101,10 +101,13 @@ def test_what_was_added_and_subtracted_is_gone():
     assert np.array_equal(residues, np.arange(70_000))
 
 
+@pytest.mark.parametrize("chunk", [100, 2000])
 @pytest.mark.parametrize("length", [1, 15, 64, 1000, 4097])
 @pytest.mark.parametrize("threads", [2, 3, 8])
-def test_the_words_do_not_depend_on_the_number_of_threads(monkeypatch, length, threads):
-    monkeypatch.setattr(masks, "CHUNK_WORDS", 100)
+def test_the_words_do_not_depend_on_the_number_of_threads(
+    monkeypatch, length, threads, chunk
+):
+    monkeypatch.setattr(masks, "CHUNK_WORDS", chunk)
     whole = np.arange(length, dtype=np.uint32)
     parted = whole.copy()
     pair = {"added": [b"a" * 32, b"b" * 32], "subtracted": [b"c" * 32]}
@@ -112,7 +115,8 @@ def test_the_words_do_not_depend_on_the_number_of_threads(monkeypatch, length, t
     apply_masks(whole, **pair, modulus_bits=20)
     monkeypatch.setattr(masks, "MAX_THREADS", threads)
     monkeypatch.setattr(masks, "THREAD_WORDS", 1)
-    assert len(masks._starts(length, 3)) > 1
+    monkeypatch.setattr(masks, "_STRETCH_CHUNKS", 2)
+    assert masks._threads(length, 3) > 1
     apply_masks(parted, **pair, modulus_bits=20)
     assert parted.tolist() == whole.tolist()
 
@@ -127,11 +131,11 @@ def test_a_vector_that_begins_within_a_cache_line_meets_the_oracle():
 
 
 def test_an_error_in_a_thread_is_raised(monkeypatch):
+    def failing(group, length):
+        raise MemoryError(length)
+
     monkeypatch.setattr(masks, "THREAD_WORDS", 1)
-    with pytest.raises(ValueError, match="32 bytes"):
-        apply_masks(
-            np.zeros(100, np.uint32),
-            added=[b"a" * 32],
-            subtracted=[b"short"],
-            modulus_bits=32,
-        )
+    monkeypatch.setattr(masks._Masks, "sum", failing)
+    pair = {"added": [b"a" * 32], "subtracted": [b"b" * 32]}
+    with pytest.raises(MemoryError):
+        apply_masks(np.zeros(100, np.uint32), **pair, modulus_bits=32)
