@@ -8,6 +8,7 @@ about how a device sums, because the rounded vector itself is measured.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -21,6 +22,7 @@ from privacy.vectors import MAX_SQUARED_NORM, FloatVector, IntVector, squared_no
 _MAX_TRIES = 50
 # Rounding can lift the norm over the bound again, so each shrink goes a little further.
 _SHRINK = 1.0 - 1e-6
+_PIECE = 2**15
 
 
 def encode(
@@ -65,8 +67,7 @@ def encode(
     check_weight(weight)
     check_dimension(gradient.size, norm_bound)
     bound = norm_bound * weight // WEIGHT_ONE
-    values = gradient.astype(np.float64)
-    peak = float(np.max(np.abs(values), initial=0.0))
+    peak = _peak(gradient)
     if not math.isfinite(peak):
         return np.zeros(gradient.size, np.int64)
     factor = float(scale) * (weight / WEIGHT_ONE)
@@ -75,15 +76,45 @@ def encode(
         # Dividing by the peak, not by the product, which may have overflowed.
         factor = bound / peak
     for _ in range(_MAX_TRIES):
-        rounded = np.rint(values * factor)
-        if np.max(np.abs(rounded), initial=0.0) > bound:
+        vector = _rounded(gradient, factor, bound)
+        if vector is None:
             break
-        vector: IntVector = rounded.astype(np.int64)
         squared = squared_norm(vector)
         if squared <= bound * bound:
             return vector
         factor *= bound / math.sqrt(squared) * _SHRINK
     return np.zeros(gradient.size, np.int64)
+
+
+def _pieces(size: int) -> Iterator[slice]:
+    """Parts of a vector that stay in the second-level cache while they are worked on.
+
+    The arithmetic is that of whole arrays, without their memory.
+    """
+    for start in range(0, size, _PIECE):
+        yield slice(start, start + _PIECE)
+
+
+def _peak(gradient: NDArray[np.floating[Any]]) -> float:
+    """The largest magnitude in float64; NaN or infinity where one is in the vector."""
+    peaks = [
+        np.max(np.abs(gradient[piece].astype(np.float64)))
+        for piece in _pieces(gradient.size)
+    ]
+    return float(np.max(peaks, initial=0.0))
+
+
+def _rounded(
+    gradient: NDArray[np.floating[Any]], factor: float, bound: int
+) -> IntVector | None:
+    """The vector times a factor, to the nearest integers; None beyond the bound."""
+    vector = np.empty(gradient.size, np.int64)
+    for piece in _pieces(gradient.size):
+        rounded = np.rint(gradient[piece].astype(np.float64) * factor)
+        if np.max(np.abs(rounded)) > bound:
+            return None
+        vector[piece] = rounded
+    return vector
 
 
 def check_dimension(dimension: int, norm_bound: int) -> None:

@@ -9,6 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from privacy import codec
 from privacy.codec import (
     check_dimension,
     decode,
@@ -189,6 +190,25 @@ def test_the_float_clip_alone_would_escape_it():
 def test_one_entry_that_is_not_finite_makes_the_vector_zero(bad):
     gradient = np.ones(7)
     gradient[3] = bad
+    assert not plain(gradient).any()
+
+
+@pytest.mark.parametrize("place", [0, 3, 9])
+def test_a_long_vector_is_judged_as_a_whole(monkeypatch, place):
+    """It is worked on in pieces; what one holds, or how large it is, counts for all."""
+    monkeypatch.setattr(codec, "_PIECE", 4)
+    gradient = gaussian_like(10, 0)
+    for norm_bound in (1, 3, 1000):
+        expected = plain(gradient * 100, norm_bound=norm_bound)
+        with monkeypatch.context() as whole:
+            whole.setattr(codec, "_PIECE", 10)
+            found = plain(gradient * 100, norm_bound=norm_bound)
+        assert found.tolist() == expected.tolist()
+    gradient[place] = 1e9
+    vector = plain(gradient, norm_bound=1000)
+    assert vector[place] == np.abs(vector).max() == 1000
+    assert np.count_nonzero(vector) == 1
+    gradient[place] = math.nan
     assert not plain(gradient).any()
 
 
