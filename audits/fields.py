@@ -124,4 +124,6 @@ def _leaves(value: object, place: str) -> dict[str, bytes]:
             for index, item in enumerate(value)
             for at, leaf in _leaves(item, f"{place}[{index}]").items()
         }
-    return {place: value if isinstance(value, bytes) else str(value).encode()}
+    if isinstance(value, (bytes, memoryview)):
+        return {place: bytes(value)}
+    return {place: str(value).encode()}

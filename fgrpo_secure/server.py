@@ -45,7 +45,6 @@ from privacy.ledger import (
 from privacy.plan import Plan
 from privacy.randomness import system_entropy
 from privacy.rotation import Rotation
-from privacy.secagg.messages import sum_digest
 from privacy.secagg.server import (
     CollectingAdverts,
     Unmasked,
@@ -367,7 +366,7 @@ class Server:
                 round=number,
                 attempt=ATTEMPT,
                 survivors=unmasked.survivors,
-                sum_digest=sum_digest(unmasked.total),
+                sum_digest=unmasked.sum_digest,
                 adapter_before=before,
                 adapter_after=after,
                 transcript=unmasked.transcript_hash,

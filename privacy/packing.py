@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.errors import MalformedMessageError
-from privacy.vectors import MAX_MODULUS_BITS, ResidueVector, check_modulus
+from privacy.vectors import MAX_MODULUS_BITS, ResidueVector, View, check_modulus
 
 _BYTE = 8
 # Words at a time, a multiple of 8: what is being shifted stays in the second-level
@@ -35,7 +35,7 @@ def packed_bytes(length: int, modulus_bits: int) -> int:
 
 def pack(
     residues: ResidueVector, modulus_bits: int, *, overwrite: bool = False
-) -> bytes:
+) -> View:
     """Pack residues into the bytes that are sent, hashed and committed to.
 
     Args:
@@ -46,14 +46,16 @@ def pack(
             spares the memory of another vector.
 
     Returns:
-        `packed_bytes(length, modulus_bits)` bytes.
+        `packed_bytes(length, modulus_bits)` bytes; with `overwrite` in the memory of
+        the residues, where they fit.
 
     Raises:
         ValueError: a word does not fit. Cutting it would change the vector unseen.
     """
     size = packed_bytes(len(residues), modulus_bits)
     if modulus_bits == MAX_MODULUS_BITS:
-        return residues.astype("<u4", copy=False).tobytes()
+        plain = residues.astype("<u4", copy=not overwrite)
+        return plain.view(np.uint8).data.toreadonly()
     if not within_modulus(residues, modulus_bits):
         msg = f"a word of more than {modulus_bits} bits"
         raise ValueError(msg)
@@ -70,10 +72,10 @@ def pack(
         left = start // words * group
         right = left + len(chunk) // words * group
         packed[left:right] = _packed_groups(chunk.reshape(-1, words), group)
-    return packed[:size].tobytes()
+    return packed[:size].data.toreadonly()
 
 
-def unpack(packed: bytes, length: int, modulus_bits: int) -> ResidueVector:
+def unpack(packed: View, length: int, modulus_bits: int) -> ResidueVector:
     """Read what `pack` wrote, and nothing else.
 
     Args:
@@ -107,7 +109,7 @@ def unpack(packed: bytes, length: int, modulus_bits: int) -> ResidueVector:
     return residues[:length]
 
 
-def check_packed(packed: bytes, length: int, modulus_bits: int) -> None:
+def check_packed(packed: View, length: int, modulus_bits: int) -> None:
     """Refuse bytes that `pack` would not have written.
 
     Args:
@@ -123,14 +125,17 @@ def check_packed(packed: bytes, length: int, modulus_bits: int) -> None:
         msg = f"a vector that is not {length} words of {modulus_bits} bits"
         raise MalformedMessageError(msg)
     unused = len(packed) * _BYTE - length * modulus_bits
-    if unused and packed[-1] >> (_BYTE - unused):
+    last: int = packed[-1] if unused else 0
+    if last >> (_BYTE - unused):
         msg = "a vector with bits after its last word that are not zero"
         raise MalformedMessageError(msg)
 
 
 def within_modulus(residues: ResidueVector, modulus_bits: int) -> bool:
     """Whether every word is below the modulus."""
-    return residues.size == 0 or int(residues.max()) < 2**modulus_bits
+    if modulus_bits >= MAX_MODULUS_BITS or residues.size == 0:
+        return True
+    return bool(residues.max() < 2**modulus_bits)
 
 
 def _group(modulus_bits: int) -> tuple[int, int]:

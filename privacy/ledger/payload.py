@@ -36,6 +36,7 @@ from privacy.ledger.records import (
     ServerOpened,
     Survivors,
 )
+from privacy.vectors import View
 from privacy.wire import Json, canonical_json
 
 FORMAT_VERSION = 1
@@ -123,7 +124,7 @@ def decode_record(value: Json) -> tuple[Header, Record]:
     return header, from_object(record_type, body)
 
 
-def commitment(secret: bytes, vector: bytes) -> bytes:
+def commitment(secret: bytes, vector: View) -> bytes:
     """Bind a vector before it is sent, without a hash that can be searched.
 
     Args:

@@ -478,9 +478,9 @@ class AwaitingVector(_State):
             subtracted=self.subtracted,
             modulus_bits=terms.modulus_bits,
         )
+        # In the memory of the residues. The message is a copy: with the caller's own
+        # vector no more than three are held.
         words = pack(residues, terms.modulus_bits, overwrite=True)
-        # The message is another copy of the words: no more than three vectors are held.
-        del residues
         header = self._sign(
             MaskedHeader(
                 roster_hash=self.roster_hash,

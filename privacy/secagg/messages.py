@@ -19,7 +19,7 @@ from privacy.plan import SERVER
 from privacy.secagg.envelope import parse_envelope, read_client, read_server
 from privacy.secagg.key_shares import SealedShare
 from privacy.secagg.terms import RoundTerms
-from privacy.vectors import ResidueVector
+from privacy.vectors import ResidueVector, View
 from privacy.wire import Bytes32, encode
 
 # The only attempt of a round. A second one under the same noise would need a
@@ -313,15 +313,19 @@ class MaskedInput:
     """
 
     header: bytes
-    words: bytes
+    words: View
 
 
-def words_to_bytes(residues: ResidueVector) -> bytes:
-    """Residues as a state keeps them: 4 bytes each, little-endian on every machine."""
-    return residues.astype("<u4", copy=False).tobytes()
+def words_to_bytes(residues: ResidueVector) -> memoryview:
+    """Residues as a state keeps them: 4 bytes each, little-endian on every machine.
+
+    Returns:
+        A view of the residues, not a copy: they must not change any more.
+    """
+    return residues.astype("<u4", copy=False).view(np.uint8).data.toreadonly()
 
 
-def words_from_bytes(words: bytes) -> ResidueVector:
+def words_from_bytes(words: View) -> ResidueVector:
     """What `words_to_bytes` wrote, read-only.
 
     Raises:
@@ -333,7 +337,7 @@ def words_from_bytes(words: bytes) -> ResidueVector:
     return np.frombuffer(words, dtype="<u4").astype(np.uint32, copy=False)
 
 
-def vector_hash(words: bytes) -> bytes:
+def vector_hash(words: View) -> bytes:
     """Hash of a masked vector's packed words."""
     return sha256(Label.MASKED_VECTOR, words)
 
@@ -425,7 +429,7 @@ class Published:
     ledger_head: Bytes32
 
 
-def sum_digest(words: bytes) -> bytes:
+def sum_digest(words: View) -> bytes:
     """Digest of a sum's residues, packed like a masked vector's."""
     return sha256(Label.SUM, words)
 

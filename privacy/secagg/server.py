@@ -12,6 +12,7 @@ survivors, whose vectors are summed. A dropout is in U2 and not in U3.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Self, TypeAlias, TypeVar
 
@@ -73,12 +74,16 @@ from privacy.secagg.unmasking import (
     rebuild_secrets,
     remove_masks,
 )
-from privacy.vectors import ResidueVector
+from privacy.vectors import MAX_MODULUS_BITS, ResidueVector, View
 from privacy.wire import ATTACHED, Bytes32, decode
 
 Replies: TypeAlias = Mapping[str, bytes]
 
 _NONCE_BYTES = 32
+# Vectors that wait together are hashed by so many threads: the library releases the
+# interpreter's lock. Shorter ones are not worth the start of a thread.
+HASH_THREADS = 2
+_THREAD_BYTES = 2**20
 
 _Reply = TypeVar("_Reply")
 _Body = TypeVar("_Body", bound=Message)
@@ -193,17 +198,28 @@ def _sift(
     accepted: dict[str, _Reply] = {}
     blamed: dict[str, str] = {}
     known = set(expected)
-    for name in sorted(replies):
+
+    def judge(name: str) -> None:
         if name not in known:
             blamed[name] = "was not asked for anything in this phase"
-            continue
+            return
         try:
             accepted[name] = check(name, replies[name])
         except FaultyClientError as error:
             blamed[name] = error.reason
         except PrivacyError as error:
             blamed[name] = f"sent {error}"
-    return accepted, blamed
+
+    threads = min(HASH_THREADS, sum(map(len, replies.values())) // _THREAD_BYTES)
+    if len(replies) > 1 and threads > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            # The list raises what a thread raised.
+            list(pool.map(judge, replies))
+    else:
+        for name in replies:
+            judge(name)
+    # In the order of the names, whoever was judged first.
+    return dict(sorted(accepted.items())), dict(sorted(blamed.items()))
 
 
 def open_round(
@@ -407,7 +423,7 @@ class CollectingMasked(_State):
     deal: Deal
     headers: Mapping[str, bytes]
     wrong: Mapping[str, str]
-    total: bytes = field(repr=False)
+    total: View = field(repr=False)
 
     def add(self, client: str, reply: bytes) -> CollectingMasked:
         """Add one client's vector; a wrong one is left out and its sender blamed.
@@ -419,19 +435,35 @@ class CollectingMasked(_State):
         Returns:
             The state with this vector in its total.
         """
-        checked, blamed = _sift({client: reply}, self.deal.sharers, self._check)
-        if blamed:
-            return replace(self, wrong={**blamed, **self.wrong})
-        message = checked[client]
-        if client in self.headers:
-            return self
+        return self._with({client: reply})
+
+    def _with(self, replies: Replies) -> CollectingMasked:
+        """This state stays as it is: its total is copied, once for all replies."""
+        checked, blamed = _sift(replies, self.deal.sharers, self._check)
+        wrong = {**blamed, **self.wrong}
+        fresh = {
+            client: message
+            for client, message in checked.items()
+            if client not in self.headers
+        }
+        if not fresh:
+            return replace(self, wrong=wrong)
         terms = self.desk.terms
-        total = words_from_bytes(self.total)
-        total = total + unpack(message.words, terms.vector_length, terms.modulus_bits)
-        total &= np.uint32(2**terms.modulus_bits - 1)
+        vectors = (
+            unpack(message.words, terms.vector_length, terms.modulus_bits)
+            for message in fresh.values()
+        )
+        total = words_from_bytes(self.total) + next(vectors)
+        for words in vectors:
+            total += words
+        if terms.modulus_bits < MAX_MODULUS_BITS:
+            # uint32 wraps modulo 2**32, of which the modulus is a divisor.
+            total &= np.uint32(2**terms.modulus_bits - 1)
+        headers = {client: message.header for client, message in fresh.items()}
         return replace(
             self,
-            headers={**self.headers, client: message.header},
+            headers={**self.headers, **headers},
+            wrong=wrong,
             total=words_to_bytes(total),
         )
 
@@ -488,10 +520,7 @@ class CollectingMasked(_State):
         Raises:
             BelowThresholdError: too few survivors.
         """
-        state = self
-        for client in sorted(replies):
-            state = state.add(client, replies[client])
-        return state.close()
+        return self._with(replies).close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -508,7 +537,7 @@ class CollectingConsistency(_State):
     deal: Deal
     survivors: tuple[str, ...]
     survivors_hash: Bytes32
-    total: bytes = field(repr=False)
+    total: View = field(repr=False)
 
     def collect(self, replies: Replies) -> tuple[CollectingReveals, dict[str, bytes]]:
         """Gather the quorum.
@@ -565,7 +594,7 @@ class CollectingReveals(_State):
     survivors: tuple[str, ...]
     survivors_hash: Bytes32
     asked: tuple[str, ...]
-    total: bytes = field(repr=False)
+    total: View = field(repr=False)
 
     def collect(self, replies: Replies) -> Unmasked:
         """Rebuild the secrets that the survivors call for, and take the masks off.
@@ -606,7 +635,7 @@ class CollectingReveals(_State):
             secrets=secrets,
             modulus_bits=self.desk.terms.modulus_bits,
         )
-        total = pack(residues, self.desk.terms.modulus_bits)
+        total = pack(residues, self.desk.terms.modulus_bits, overwrite=True)
         return Unmasked(
             desk=desk.concluding(Label.SUM, sum_digest(total)),
             signing_key=self.signing_key,
@@ -635,13 +664,18 @@ class Unmasked(_State):
 
     survivors: tuple[str, ...]
     heads: Mapping[str, Bytes32]
-    total: bytes = field(repr=False)
+    total: View = field(repr=False)
 
     @property
     def residues(self) -> ResidueVector:
         """The sum, shape (d + 1,), uint32, modulo 2**modulus_bits."""
         terms = self.desk.terms
         return unpack(self.total, terms.vector_length, terms.modulus_bits).copy()
+
+    @property
+    def sum_digest(self) -> bytes:
+        """The digest of the sum, as the transcript ends with it; 32 bytes."""
+        return self.transcript[-1].evidence
 
     @property
     def transcript_hash(self) -> bytes:
@@ -663,7 +697,7 @@ class Unmasked(_State):
         """
         published = Published(
             survivors=self.survivors,
-            sum_digest=sum_digest(self.total),
+            sum_digest=self.sum_digest,
             next_adapter_digest=next_adapter_digest,
             transcript_hash=self.transcript_hash,
             ledger_head=ledger_head,

@@ -12,6 +12,7 @@ from privacy.secagg import messages
 from privacy.secagg.envelope import Signed
 from privacy.secagg.key_shares import Direction, SealedShare, SharePair
 from privacy.secagg.transcript import Entry
+from privacy.vectors import View
 from privacy.wire import MAX_JSON_DEPTH, Json, canonical_json, encode, rational
 from tests.vectors.derivations import fixed
 from tests.vectors.form import Case, File, bad, good
@@ -41,7 +42,7 @@ def example(hint: object, path: str) -> object:  # noqa: PLR0911
         return fixed(path, get_args(hint)[1])
     if origin is tuple:
         return tuple(example(get_args(hint)[0], f"{path}{k}") for k in range(2))
-    if origin is not None:
+    if origin is Mapping:
         return {
             name.decode(): example(get_args(hint)[1], path + name.decode())
             for name in NAMES
@@ -50,7 +51,7 @@ def example(hint: object, path: str) -> object:  # noqa: PLR0911
         return fixed(path, 1)[0]
     if hint is str:
         return f"{path} \u00e9"
-    if hint is bytes:
+    if hint in (bytes, View):
         return fixed(path, 5)
     if isinstance(hint, type):
         hints = get_type_hints(hint, include_extras=True)

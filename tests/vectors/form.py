@@ -36,7 +36,7 @@ class File:
 
 def plain(value: object) -> Any:
     """A value as JSON: records become objects, bytes become hex."""
-    if isinstance(value, bytes):
+    if isinstance(value, (bytes, memoryview)):
         return value.hex()
     if is_dataclass(value) and not isinstance(value, type):
         return {item.name: plain(getattr(value, item.name)) for item in fields(value)}

@@ -105,23 +105,24 @@ def vectors() -> Lies:
     late = until("masked", round_number=8, answered=True)
     data = play.replies[NAME]
     message = decode(MaskedInput, data)
+    sent = bytes(message.words)
     header = body(play, MaskedHeader, message.header)
 
-    def masked(words: bytes = message.words, **changes: object) -> bytes:
+    def masked(words: bytes = sent, **changes: object) -> bytes:
         plain = replace(header, vector_hash=vector_hash(words))
         return encode(MaskedInput(signed(play, replace(plain, **changes), NAME), words))
 
-    unused = 8 * len(message.words) - TERMS.modulus_bits * TERMS.vector_length
-    longer = message.words[:-1] + bytes([message.words[-1] | 1 << (8 - unused)])
-    flipped = bytes([message.words[0] ^ 1]) + message.words[1:]
+    unused = 8 * len(sent) - TERMS.modulus_bits * TERMS.vector_length
+    longer = sent[:-1] + bytes([sent[-1] | 1 << (8 - unused)])
+    flipped = bytes([sent[0] ^ 1]) + sent[1:]
     client = {
         "for another adapter": masked(adapter_digest=ANOTHER),
         "for another roster": masked(roster_hash=ANOTHER),
         "for other sharers": masked(sharers_hash=ANOTHER),
         "of other words than signed": encode(replace(message, words=flipped)),
         "of no words": masked(b""),
-        "of too few words": masked(message.words[:-1]),
-        "of too many words": masked(message.words + bytes(1)),
+        "of too few words": masked(sent[:-1]),
+        "of too many words": masked(sent + bytes(1)),
         "of words without packing": masked(bytes(4 * TERMS.vector_length)),
     }
     words = {"with bits after its last word": masked(longer)}

@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import get_args, get_origin, get_type_hints
 
@@ -16,6 +17,7 @@ from privacy.secagg.messages import (
     words_from_bytes,
     words_to_bytes,
 )
+from privacy.vectors import View
 from privacy.wire import decode, encode
 
 # Every dataclass of the module that travels, in an envelope or around one.
@@ -32,15 +34,17 @@ def values_of(hint):
         return st.binary(min_size=get_args(hint)[1], max_size=get_args(hint)[1])
     if get_origin(hint) is tuple:
         return st.lists(values_of(get_args(hint)[0]), max_size=3).map(tuple)
-    if get_origin(hint) is not None:
+    if get_origin(hint) is Mapping:
         return st.dictionaries(
             st.text(max_size=5), values_of(get_args(hint)[1]), max_size=3
         )
-    if hint is int:
-        return st.integers(0, 2**64 - 1)
-    if hint in (bytes, str):
-        return st.binary(max_size=50) if hint is bytes else st.text(max_size=9)
-    return records(hint)
+    plain = {
+        int: st.integers(0, 2**64 - 1),
+        str: st.text(max_size=9),
+        bytes: st.binary(max_size=50),
+        View: st.binary(max_size=50),
+    }
+    return plain[hint] if hint in plain else records(hint)
 
 
 def records(kind):

@@ -168,6 +168,38 @@ def test_vectors_are_added_as_they_come_in_any_order():
     assert state.close()[0] == batch
 
 
+def test_a_state_that_was_gone_on_from_stays_as_it_was():
+    play = answered("masked")
+    one, other = sorted(play.replies)[:2]
+    before = play.server.to_bytes()
+    left = play.server.add(one, play.replies[one])
+    kept = left.to_bytes()
+    right = play.server.add(other, play.replies[other])
+    again = left.add(other, play.replies[other])
+    assert again.total == right.add(one, play.replies[one]).total
+    assert again.total not in (left.total, right.total)
+    assert (play.server.to_bytes(), left.to_bytes()) == (before, kept)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_change_neither_the_sum_nor_who_is_blamed(monkeypatch, threads):
+    play = play_until("masked", make_terms(6))
+    play.answer("masked")
+    play.replies["client-001"] = play.replies["client-000"]
+    play.replies["client-004"] = b""
+    play.replies["nobody"] = play.replies["client-000"]
+    state = play.server
+    for name, reply in play.replies.items():
+        state = state.add(name, reply)
+    expected, messages = state.close()
+    monkeypatch.setattr(server, "HASH_THREADS", threads)
+    monkeypatch.setattr(server, "_THREAD_BYTES", 1)
+    found, sent = play.server.collect(play.replies)
+    assert (found.to_bytes(), sent) == (expected.to_bytes(), messages)
+    assert sorted(found.blamed) == ["client-001", "client-004", "nobody"]
+    assert len(found.survivors) == 4
+
+
 def test_the_same_vector_twice_counts_once():
     play = answered("masked")
     state = play.server.add(NAME, play.replies[NAME])
