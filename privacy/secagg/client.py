@@ -403,7 +403,7 @@ class AwaitingShares(_State):
         direction = Direction(self.roster.roster_hash, dealer, name)
         leaf = share_leaf(direction, sealed)
         root = merkle_climb(leaf, names.index(name), len(names), delivery.path)
-        if root != head.root:
+        if not equal(root, head.root):
             # The dealer signed the root, and an honest server has recomputed it.
             msg = f"a share of client {dealer!r} was altered on its way"
             raise FaultyServerError(msg)

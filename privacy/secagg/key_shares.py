@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from privacy.crypto import AgreementKey, Label, hkdf_sha256, seal, sha256, unseal
+from privacy.crypto import (
+    AgreementKey,
+    Label,
+    equal,
+    hkdf_sha256,
+    seal,
+    sha256,
+    unseal,
+)
 from privacy.errors import FaultyClientError, MalformedMessageError
 from privacy.secagg.shamir import Entropy, check_element, split
 from privacy.wire import Bytes32, decode, encode
@@ -161,7 +169,9 @@ def open_share(
         check_element(pair.mask_key)
     except MalformedMessageError as error:
         raise FaultyClientError(direction.dealer, f"dealt {error}") from None
-    if share_commitments(direction, pair) != sealed.commitments:
+    found = share_commitments(direction, pair)
+    same = [equal(*both) for both in zip(found, sealed.commitments, strict=True)]
+    if not all(same):
         reason = "dealt a share that it did not commit to"
         raise FaultyClientError(direction.dealer, reason)
     return pair
