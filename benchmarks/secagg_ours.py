@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from math import isqrt
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from benchmarks.secagg_task import STEPS, Stopwatch, serve, values
 from benchmarks.worker import forget_peak, held_memory, peak_memory
@@ -19,6 +22,7 @@ from privacy.crypto import Keystream, SigningKey
 from privacy.packing import pack, unpack
 from privacy.plan import WEIGHT_ONE
 from privacy.secagg import masks
+from privacy.secagg import server as server_side
 from privacy.secagg.client import AwaitingSurvivors, AwaitingVector, join
 from privacy.secagg.server import CollectingMasked, Unmasked, open_round
 from privacy.secagg.shamir import lagrange_weights
@@ -43,7 +47,8 @@ class OurSide:
         neighbours: of each client; the graph is complete.
         dropouts: the numbers of lost vectors for which the server is timed.
         bits: of the modulus.
-        threads: at most so many expand masks; None for as many as the product starts.
+        threads: at most so many expand masks or hash vectors; None for as many as the
+            product starts.
     """
 
     def __init__(
@@ -56,7 +61,7 @@ class OurSide:
         threads: int | None,
     ) -> None:
         if threads is not None:
-            masks.MAX_THREADS = threads
+            masks.MAX_THREADS = server_side.HASH_THREADS = threads
         self._dimension = dimension
         self._names = [f"client-{place:03d}" for place in range(neighbours + 1)]
         self._keys = {
@@ -216,9 +221,9 @@ class OurSide:
             sharing, _ = state.collect(replies["adverts"])
             collecting, _ = sharing.collect(replies["shares"])
         with clock.of("vectors"):
-            for name in self._survivors(dropouts):
-                collecting = collecting.add(name, replies["masked"][name])
-            confirming, _ = collecting.close()
+            confirming, _ = collecting.collect(
+                {name: replies["masked"][name] for name in self._survivors(dropouts)}
+            )
         with clock.of("consistency"):
             revealing, _ = confirming.collect(replies[f"confirmed-{dropouts}"])
         with clock.of("unmasking"):
@@ -234,45 +239,66 @@ class OurSide:
         return {"message_bytes": self.message_bytes}
 
     def expansion(self, repeats: int) -> dict[str, list[float]]:
-        """CPU seconds of the masks of one vector, and of their keystream alone."""
+        """CPU seconds of the masks of one vector, and of their keystream alone.
+
+        The keystream once in counter mode, and once as masks read it.
+        """
         keys = [secrets.token_bytes(32) for _ in self._names]
         residues = np.zeros(self._terms.vector_length, np.uint32)
         # A short vector is masked several times, or the clock would be too coarse.
         times = max(1, 10**6 // len(residues))
-        most = masks.MAX_THREADS
-        masks.MAX_THREADS = 1
-        try:
-            taken: dict[str, list[float]] = {"keystream": [], "masks": []}
+        work: dict[str, Callable[[], None]] = {
+            "counter mode": lambda: _keystreams(
+                [_counter_mode(key) for key in keys], len(residues)
+            ),
+            "keystream": lambda: _keystreams(
+                [Keystream(key).read_into for key in keys], len(residues)
+            ),
+            "masks": lambda: _mask(residues, keys),
+        }
+        taken: dict[str, list[float]] = {what: [] for what in work}
+        with _threads(1):
             for _ in range(repeats):
-                cpu = time.process_time()
-                for _ in range(times):
-                    _keystreams(keys, len(residues))
-                taken["keystream"].append((time.process_time() - cpu) / times)
-                cpu = time.process_time()
-                for _ in range(times):
-                    _mask(residues, keys)
-                taken["masks"].append((time.process_time() - cpu) / times)
-        finally:
-            masks.MAX_THREADS = most
+                for what, does in work.items():
+                    cpu = time.process_time()
+                    for _ in range(times):
+                        does()
+                    taken[what].append((time.process_time() - cpu) / times)
         return taken
 
-    def scaling(self, repeats: int) -> dict[str, list[list[float]]]:
-        """CPU and wall seconds of the masks, by the number of threads."""
+    def scaling(self, repeats: int, dropouts: int) -> dict[str, dict[str, list[Any]]]:
+        """CPU and wall seconds of masks and of the server, by the number of threads."""
         keys = [secrets.token_bytes(32) for _ in self._names]
         residues = np.zeros(self._terms.vector_length, np.uint32)
-        most, least = masks.MAX_THREADS, masks.THREAD_WORDS
-        masks.THREAD_WORDS = 1
-        taken: dict[str, list[list[float]]] = {}
-        try:
-            for _ in range(repeats):
-                for threads in range(1, (os.cpu_count() or 1) + 1):
-                    masks.MAX_THREADS = threads
-                    cpu, wall = time.process_time(), time.perf_counter()
-                    _mask(residues, keys)
-                    pair = [time.process_time() - cpu, time.perf_counter() - wall]
-                    taken.setdefault(str(threads), []).append(pair)
-        finally:
-            masks.MAX_THREADS, masks.THREAD_WORDS = most, least
+        work: dict[str, Callable[[], object]] = {
+            "masks": lambda: _mask(residues, keys),
+            "server": lambda: self.server(dropouts),
+        }
+        taken: dict[str, dict[str, list[Any]]] = {what: {} for what in work}
+        for _ in range(repeats):
+            for threads in range(1, (os.cpu_count() or 1) + 1):
+                for what, does in work.items():
+                    with _threads(threads, at_once=what == "masks"):
+                        cpu, wall = time.process_time(), time.perf_counter()
+                        does()
+                        pair = [time.process_time() - cpu, time.perf_counter() - wall]
+                    taken[what].setdefault(str(threads), []).append(pair)
+        return taken
+
+    def floors(self, repeats: int) -> dict[str, list[float]]:
+        """CPU seconds of hashing one vector, and of verifying one signature."""
+        words = self._replies["masked"][self._measured]
+        key, message = self._keys["server"], bytes(200)
+        signature, times = key.sign_raw(message), 100
+        taken: dict[str, list[float]] = {"hash": [], "signature": []}
+        for _ in range(repeats):
+            cpu = time.process_time()
+            hashlib.sha256(words).digest()
+            taken["hash"].append(time.process_time() - cpu)
+            cpu = time.process_time()
+            for _ in range(times):
+                key.verify_key.verify_raw(signature, message)
+            taken["signature"].append((time.process_time() - cpu) / times)
         return taken
 
     def packing(self, repeats: int) -> dict[str, list[float]]:
@@ -321,16 +347,35 @@ def _mask(residues: np.ndarray, keys: list[bytes]) -> None:
     )
 
 
-def _keystreams(keys: list[bytes], words: int) -> None:
-    """The same keystreams in the same chunks into one buffer, and nothing else."""
+def _keystreams(
+    streams: list[Callable[[memoryview, memoryview], int]], words: int
+) -> None:
+    """Keystreams in the chunks of masks into one buffer, and nothing else."""
     most = 4 * min(words, masks.CHUNK_WORDS)
     zeros = memoryview(bytes(most))
     buffer = memoryview(bytearray(most + Keystream.OVERHANG))
-    streams = [Keystream(key).read_into for key in keys]
     for start in range(0, words, masks.CHUNK_WORDS):
         blank = zeros[: 4 * (words - start)]
         for read_into in streams:
             read_into(blank, buffer)
+
+
+def _counter_mode(key: bytes) -> Callable[[memoryview, memoryview], int]:
+    encryptor = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
+    return encryptor.update_into
+
+
+@contextmanager
+def _threads(most: int, *, at_once: bool = False) -> Iterator[None]:
+    """At most so many threads; `at_once`, however little there is for them."""
+    before = masks.MAX_THREADS, masks.THREAD_WORDS, server_side.HASH_THREADS
+    masks.MAX_THREADS = server_side.HASH_THREADS = most
+    if at_once:
+        masks.THREAD_WORDS = 1
+    try:
+        yield
+    finally:
+        masks.MAX_THREADS, masks.THREAD_WORDS, server_side.HASH_THREADS = before
 
 
 def open_side(request: dict[str, Any]) -> OurSide:

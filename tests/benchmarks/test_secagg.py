@@ -57,7 +57,7 @@ def test_the_last_line_holds_the_four_figures(written):
     # The same side twice: nobody is far ahead, and a vector has its header.
     assert 0.2 < figures["client_cpu_ratio"] < 5
     assert 0.2 < figures["server_cpu_ratio"] < 5
-    assert 0 < figures["keystream_fraction"] < 1.5
+    assert 0 < figures["keystream_fraction"] < 4
     assert 4.0 < figures["bytes_per_parameter"] < 4.5
 
 
@@ -206,8 +206,37 @@ def test_masking_holds_no_more_than_three_vectors(bits, dimension):
 
 
 def test_threads_are_measured_and_put_back(side):
-    before = secagg_ours.masks.MAX_THREADS, secagg_ours.masks.THREAD_WORDS
-    assert "1" in side.scaling(1)
-    taken = side.expansion(2)
-    assert [len(taken["keystream"]), len(taken["masks"])] == [2, 2]
-    assert before == (secagg_ours.masks.MAX_THREADS, secagg_ours.masks.THREAD_WORDS)
+    def settings():
+        masks, server = secagg_ours.masks, secagg_ours.server_side
+        return masks.MAX_THREADS, masks.THREAD_WORDS, server.HASH_THREADS
+
+    before = settings()
+    taken = side.scaling(2, 1)
+    assert [list(of) for of in taken.values()] == [list(taken["masks"])] * 2
+    assert len(taken["server"]["1"]) == 2
+    masks = side.expansion(2)
+    assert {what: len(times) for what, times in masks.items()} == {
+        "counter mode": 2,
+        "keystream": 2,
+        "masks": 2,
+    }
+    assert before == settings()
+
+
+def test_what_no_server_is_spared_grows_with_vectors_masks_and_signatures():
+    floors = {"hash": 1.0, "signature": 10_000.0}
+    # Of three clients, whose masks are three; with one lost two pairs' are left, too.
+    whole = secagg.least_server(floors, {"keystream": 300.0}, 2, 0)
+    assert whole == {
+        "hash": 3.0,
+        "keystream": 300.0,
+        "signatures": 150_000.0,
+        "all": 150_303.0,
+    }
+    less = secagg.least_server(floors, {"keystream": 300.0}, 2, 1)
+    assert less == {
+        "hash": 2.0,
+        "keystream": 400.0,
+        "signatures": 120_000.0,
+        "all": 120_402.0,
+    }
