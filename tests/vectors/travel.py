@@ -19,7 +19,7 @@ def packing() -> File:
     for bits in (1, 7, 8, 13, 17, 20, 24, 31, 32):
         words = np.arange(1, _LENGTH + 1, dtype=np.uint64) * np.uint64(0x1D3AA7F1)
         kept = (words % 2**bits).astype(np.uint32)
-        packed = pack(kept, bits)
+        packed = bytes(pack(kept, bits))
         case = {"modulus_bits": bits, "words": kept.tolist(), "packed": packed}
         valid.append(good(f"words of {bits} bits", **case))
         lies = {
