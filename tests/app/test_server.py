@@ -128,6 +128,8 @@ def test_the_quotient_of_the_sums_is_the_weighted_mean_of_the_clipped_gradients(
         ("fgrpo", 20, True),
         ("size", 24, True),
         ("fgrpo", 20, False),
+        # In four times fewer parts the weights are rounded, too.
+        ("uniform", 18, True),
     ],
 )
 def test_without_noise_a_round_gives_the_direct_weighted_mean(
@@ -174,9 +176,14 @@ def test_without_noise_a_round_gives_the_direct_weighted_mean(
     assert np.abs(gradients[1] - wanted).max() < grid + 1e-3 * np.abs(wanted).max()
 
 
-def test_a_weight_that_no_honest_client_sends_aborts_the_round(federation, monkeypatch):
-    one = federation()
-    monkeypatch.setattr(door, "weight_coordinate", lambda *_: WEIGHT_ONE + 1)
+@pytest.mark.parametrize(("bits", "parts"), [(32, WEIGHT_ONE), (18, WEIGHT_ONE // 4)])
+def test_a_weight_that_no_honest_client_sends_aborts_the_round(
+    federation, monkeypatch, bits, parts
+):
+    privacy = ALL_DRAWN["privacy"] | {"modulus_bits": bits, "rotation": True}
+    one = federation(privacy=privacy)
+    assert one.plan.weight_steps == parts
+    monkeypatch.setattr(door, "weight_coordinate", lambda *_: parts + 1)
     assert not one.round(1).published
     assert one.last(SERVER, "aborted")["reason"] == "faulty_client"
     monkeypatch.undo()
