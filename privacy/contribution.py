@@ -335,8 +335,7 @@ class Contribution:
         share = weight_coordinate(
             self._weight, plan.batch_share(self._name), plan.weight_steps
         )
-        whole = np.append(self._total, np.int64(share))
-        residues = to_residues(whole, plan.modulus_bits)
+        residues = to_residues(self._total, plan.modulus_bits, share)
         opening = self._entropy(KEY_BYTES)
         self._ledger.append(
             Commit(

@@ -211,16 +211,26 @@ class SigningKey:
     """
 
     seed: bytes = field(repr=False)
+    # The library's form of it, which costs half as much to make as a signature.
+    _private: Ed25519PrivateKey | None = field(
+        default=None, init=False, repr=False, compare=False, metadata=_NOT_STORED
+    )
+
+    def _loaded(self) -> Ed25519PrivateKey:
+        if self._private is None:
+            loaded = Ed25519PrivateKey.from_private_bytes(self.seed)
+            object.__setattr__(self, "_private", loaded)
+            return loaded
+        return self._private
 
     @property
     def verify_key(self) -> VerifyKey:
         """The public half."""
-        private = Ed25519PrivateKey.from_private_bytes(self.seed)
-        return VerifyKey(private.public_key().public_bytes_raw())
+        return VerifyKey(self._loaded().public_key().public_bytes_raw())
 
     def sign_raw(self, message: bytes) -> bytes:
         """Sign exactly these bytes; 64 bytes."""
-        return Ed25519PrivateKey.from_private_bytes(self.seed).sign(message)
+        return self._loaded().sign(message)
 
     def sign(self, label: Label, *parts: bytes) -> bytes:
         """Sign a label and length-prefixed parts; 64 bytes."""

@@ -38,19 +38,22 @@ def squared_norm(vector: IntVector) -> int:
     return int(np.dot(vector, vector))
 
 
-def to_residues(vector: IntVector, modulus_bits: int) -> ResidueVector:
+def to_residues(vector: IntVector, modulus_bits: int, *more: int) -> ResidueVector:
     """Reduce modulo 2**modulus_bits.
 
     Args:
         vector: shape (d,), int64, grid steps.
         modulus_bits: 1 to 32.
+        more: what follows the vector, within int64.
 
     Returns:
-        Shape (d,), uint32, each word below 2**modulus_bits.
+        Shape (d + len(more),), uint32, each word below 2**modulus_bits.
     """
     check_modulus(modulus_bits)
+    residues = np.empty(len(vector) + len(more), np.uint32)
     # The cast wraps modulo 2**32, of which 2**modulus_bits is a divisor.
-    residues = vector.astype(np.uint32)
+    residues[: len(vector)] = vector
+    residues[len(vector) :] = np.array(more, np.int64)
     residues &= np.uint32(2**modulus_bits - 1)
     return residues
 

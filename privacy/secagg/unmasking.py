@@ -54,11 +54,12 @@ def check_shares(
     if len(shares) != len(deal.sharers):
         raise FaultyClientError(client, "revealed for more or fewer than dealt")
     place = deal.roster.names.index(client)
+    kept = frozenset(survivors)
     for dealer, share in zip(deal.sharers, shares, strict=True):
         check_element(share)
         of_self_mask, of_mask_key = deal.commitments[dealer][2 * place : 2 * place + 2]
         direction = Direction(deal.roster.roster_hash, dealer, client)
-        if dealer in survivors:
+        if dealer in kept:
             expected, found = (
                 of_self_mask,
                 share_commitment(direction, "self-mask", share),
@@ -94,15 +95,14 @@ def rebuild_secrets(
         FaultyClientError: a dealer whose shares do not combine to what its advert
             committed to.
     """
-    names = deal.roster.names
+    points = {name: place + 1 for place, name in enumerate(deal.roster.names)}
+    kept = frozenset(survivors)
     chosen = sorted(reveals)[: deal.roster.threshold]
     secrets = {}
     for place, dealer in enumerate(deal.sharers):
-        secret = combine(
-            {names.index(client) + 1: reveals[client][place] for client in chosen}
-        )
+        secret = combine({points[client]: reveals[client][place] for client in chosen})
         advert = deal.roster.adverts[dealer]
-        if dealer in survivors:
+        if dealer in kept:
             expected = advert.self_mask_commitment
             found = self_mask_commitment(offer_digest, dealer, secret)
         else:

@@ -24,6 +24,14 @@ def test_residues_lift_back_to_the_vector(case):
     assert np.array_equal(from_residues(residues, bits), vector)
 
 
+@pytest.mark.parametrize("bits", [1, 20, 32])
+def test_what_follows_a_vector_is_reduced_alike(bits):
+    vector, more = np.array([5, -7, 2**40 + 3]), (-1, 2**62, 9)
+    whole = to_residues(np.array([*vector, *more]), bits)
+    assert to_residues(vector, bits, *more).tolist() == whole.tolist()
+    assert to_residues(vector, bits).tolist() == whole[:3].tolist()
+
+
 @settings(deadline=None)
 @given(st.lists(st.integers(-(2**62), 2**62), min_size=1, max_size=8))
 def test_residues_are_the_integers_modulo_the_modulus(words):
