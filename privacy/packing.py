@@ -98,15 +98,14 @@ def unpack(packed: View, length: int, modulus_bits: int) -> ResidueVector:
     if modulus_bits == MAX_MODULUS_BITS:
         return np.frombuffer(packed, dtype="<u4").astype(np.uint32, copy=False)
     words, group = _group(modulus_bits)
-    residues = np.empty(-(-length // words) * words, np.uint32)
-    step = _CHUNK_WORDS // words * group
-    source = np.frombuffer(packed, np.uint8)
-    for start in range(0, len(source), step):
-        chunk = _whole(source[start : start + step], group)
-        left = start // group * words
-        right = left + len(chunk) // group * words
-        residues[left:right] = _unpacked_groups(chunk.reshape(-1, group), words)
-    return residues[:length]
+    groups = -(-length // words)
+    residues = np.empty((groups, words), np.uint32)
+    step = _CHUNK_WORDS // words
+    for start in range(0, groups, step):
+        chunk = residues[start : start + step]
+        piece = bytes(packed[start * group : (start + step) * group])
+        _unpack_groups(piece, modulus_bits, chunk)
+    return residues.ravel()[:length]
 
 
 def check_packed(packed: View, length: int, modulus_bits: int) -> None:
@@ -144,12 +143,9 @@ def _group(modulus_bits: int) -> tuple[int, int]:
     return words, words * modulus_bits // _BYTE
 
 
-def _whole(
-    values: NDArray[np.uint32] | NDArray[np.uint8], group: int
-) -> NDArray[np.uint32]:
-    """The values as 32-bit words, with zeros up to the end of the last group."""
-    # Columns of one word each, so that the shifts below have room.
-    return np.pad(values.astype(np.uint32), (0, -len(values) % group))
+def _whole(values: NDArray[np.uint32], group: int) -> NDArray[np.uint32]:
+    """The words, with zeros up to the end of the last group."""
+    return np.pad(values, (0, -len(values) % group))
 
 
 def _packed_groups(words: NDArray[np.uint32], group: int) -> NDArray[np.uint8]:
@@ -175,24 +171,28 @@ def _packed_groups(words: NDArray[np.uint32], group: int) -> NDArray[np.uint8]:
     return packed.ravel()
 
 
-def _unpacked_groups(packed: NDArray[np.uint32], words: int) -> NDArray[np.uint32]:
-    """The inverse of `_packed_groups`: each word is made of the bytes it touches.
+def _unpack_groups(
+    packed: bytes, modulus_bits: int, residues: NDArray[np.uint32]
+) -> None:
+    """The inverse of `_packed_groups`: each word is shifted out of the bytes around it.
 
     Args:
-        packed: shape (groups, bytes of one), a byte in each entry.
-        words: of one group.
-
-    Returns:
-        The words, flat.
+        packed: the groups, of which the last may be cut short.
+        modulus_bits: of each word.
+        residues: shape (groups, words of one), to write to.
     """
-    residues = np.empty((len(packed), words), np.uint32)
-    modulus_bits = packed.shape[1] * _BYTE // words
+    groups, words = residues.shape
+    group = words * modulus_bits // _BYTE
+    # A word begins within a byte, at most so many bits after the byte does.
+    most = modulus_bits + _BYTE - gcd(_BYTE, modulus_bits)
+    window = np.dtype("<u4" if most <= MAX_MODULUS_BITS else "<u8")
+    # The last windows reach beyond the last word.
+    packed = packed.ljust(groups * group + window.itemsize, b"\0")
+    modulus_mask = np.uint32(2**modulus_bits - 1)
     for number in range(words):
         byte, shift = divmod(number * modulus_bits, _BYTE)
-        column = packed[:, byte] >> np.uint32(shift)
-        for offset in range(_BYTE - shift, modulus_bits, _BYTE):
-            byte += 1
-            column |= packed[:, byte] << np.uint32(offset)
-        # The last byte may hold the first bits of the next word, too.
-        residues[:, number] = column & np.uint32(2**modulus_bits - 1)
-    return residues.ravel()
+        windows = np.ndarray(groups, window, packed, byte, (group,))
+        shifted = windows >> window.type(shift)
+        np.bitwise_and(
+            shifted, modulus_mask, out=residues[:, number], casting="same_kind"
+        )
