@@ -33,46 +33,74 @@ def packed_bytes(length: int, modulus_bits: int) -> int:
     return -(-length * modulus_bits // _BYTE)
 
 
-def pack(
-    residues: ResidueVector, modulus_bits: int, *, overwrite: bool = False
-) -> View:
+def pack(residues: ResidueVector, modulus_bits: int) -> bytes:
     """Pack residues into the bytes that are sent, hashed and committed to.
 
     Args:
         residues: shape (length,), uint32, C-contiguous, each word below
             2**modulus_bits.
         modulus_bits: 1 to 32.
-        overwrite: the residues are not needed any more and may be overwritten, which
-            spares the memory of another vector.
 
     Returns:
-        `packed_bytes(length, modulus_bits)` bytes; with `overwrite` in the memory of
-        the residues, where they fit.
+        `packed_bytes(length, modulus_bits)` bytes.
 
     Raises:
         ValueError: a word does not fit. Cutting it would change the vector unseen.
     """
-    size = packed_bytes(len(residues), modulus_bits)
     if modulus_bits == MAX_MODULUS_BITS:
-        plain = residues.astype("<u4", copy=not overwrite)
-        return plain.view(np.uint8).data.toreadonly()
+        return residues.astype("<u4", copy=False).tobytes()
+    room = np.empty(_room(len(residues), modulus_bits), np.uint8)
+    return _pack_into(room, residues, modulus_bits).tobytes()
+
+
+def pack_in_place(residues: ResidueVector, modulus_bits: int) -> memoryview:
+    """As `pack`, in the memory of the residues, which are not needed any more.
+
+    It spares the memory of another vector.
+
+    Args:
+        residues: as for `pack`; they are overwritten.
+        modulus_bits: 1 to 32.
+
+    Returns:
+        The bytes that `pack` returns, as a view.
+
+    Raises:
+        ValueError: as `pack`.
+    """
+    if modulus_bits == MAX_MODULUS_BITS:
+        words = residues.astype("<u4", copy=False)
+        return words.view(np.uint8).data.toreadonly()
+    room = _room(len(residues), modulus_bits)
+    # A last group that is not full may need more room than the words had.
+    packed = (
+        residues.view(np.uint8) if room <= residues.nbytes else np.empty(room, np.uint8)
+    )
+    return _pack_into(packed, residues, modulus_bits).data.toreadonly()
+
+
+def _room(length: int, modulus_bits: int) -> int:
+    """Bytes of so many words and of what fills the last group."""
+    words, group = _group(modulus_bits)
+    return -(-length // words) * group
+
+
+def _pack_into(
+    packed: NDArray[np.uint8], residues: ResidueVector, modulus_bits: int
+) -> NDArray[np.uint8]:
+    """Pack words of fewer than 32 bits into memory that may be their own."""
     if not within_modulus(residues, modulus_bits):
         msg = f"a word of more than {modulus_bits} bits"
         raise ValueError(msg)
     words, group = _group(modulus_bits)
-    room = -(-len(residues) // words) * group
-    if overwrite and room <= residues.nbytes:
-        # Packed words lie before the words that they are made of: no chunk is
-        # overwritten before it is read.
-        packed = residues.view(np.uint8)
-    else:
-        packed = np.empty(room, np.uint8)
+    # Packed words lie before the words that they are made of: in their own memory, too,
+    # no chunk is overwritten before it is read.
     for start in range(0, len(residues), _CHUNK_WORDS):
         chunk = _whole(residues[start : start + _CHUNK_WORDS], words)
         left = start // words * group
         right = left + len(chunk) // words * group
         packed[left:right] = _packed_groups(chunk.reshape(-1, words), group)
-    return packed[:size].data.toreadonly()
+    return packed[: packed_bytes(len(residues), modulus_bits)]
 
 
 def unpack(packed: View, length: int, modulus_bits: int) -> ResidueVector:
@@ -139,6 +167,7 @@ def within_modulus(residues: ResidueVector, modulus_bits: int) -> bool:
 
 def _group(modulus_bits: int) -> tuple[int, int]:
     """The fewest words that fill whole bytes, and how many bytes."""
+    check_modulus(modulus_bits)
     words = _BYTE // gcd(_BYTE, modulus_bits)
     return words, words * modulus_bits // _BYTE
 

@@ -26,7 +26,7 @@ from privacy.errors import (
     RefusalError,
     ReplayError,
 )
-from privacy.packing import pack, within_modulus
+from privacy.packing import pack_in_place, within_modulus
 from privacy.secagg.envelope import (
     Message,
     load_state,
@@ -480,7 +480,7 @@ class AwaitingVector(_State):
         )
         # In the memory of the residues. The message is a copy: with the caller's own
         # vector no more than three are held.
-        words = pack(residues, terms.modulus_bits, overwrite=True)
+        words = pack_in_place(residues, terms.modulus_bits)
         header = self._sign(
             MaskedHeader(
                 roster_hash=self.roster_hash,

@@ -24,7 +24,7 @@ from privacy.errors import (
     PlanMismatchError,
     PrivacyError,
 )
-from privacy.packing import check_packed, pack, packed_bytes, unpack
+from privacy.packing import check_packed, pack_in_place, packed_bytes, unpack
 from privacy.plan import SERVER
 from privacy.secagg.envelope import (
     Message,
@@ -635,7 +635,7 @@ class CollectingReveals(_State):
             secrets=secrets,
             modulus_bits=self.desk.terms.modulus_bits,
         )
-        total = pack(residues, self.desk.terms.modulus_bits, overwrite=True)
+        total = pack_in_place(residues, self.desk.terms.modulus_bits)
         return Unmasked(
             desk=desk.concluding(Label.SUM, sum_digest(total)),
             signing_key=self.signing_key,
