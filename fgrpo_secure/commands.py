@@ -304,7 +304,7 @@ def _verify_file(path: Path, *, closed: bool) -> int:
         print(error)
         return 1
     print(f"{path}: verifies: {ledger.party}, {ledger.history.records} records")
-    if ledger.role is Role.CLIENT:
+    if ledger.role is Role.CLIENT and ledger.runs:
         print(f"  {Budget.of(ledger.runs).words()}")
     if key is None:
         print(

@@ -19,7 +19,7 @@ from privacy.errors import (
 )
 from privacy.ledger.envelope import GENESIS, line_hash, open_line
 from privacy.ledger.payload import Header, decode_record
-from privacy.ledger.records import ClientOpened, Record, ServerOpened
+from privacy.ledger.records import ClientOpened, Declined, Record, ServerOpened
 from privacy.wire import parse_canonical_json
 
 NEWLINE = b"\n"
@@ -141,7 +141,7 @@ def _read_line(line: bytes, key: VerifyKey | None) -> tuple[Header, Record, Veri
 
 
 def _own_key(header: Header, record: Record) -> VerifyKey:
-    if isinstance(record, ClientOpened | ServerOpened):
+    if isinstance(record, ClientOpened | ServerOpened | Declined):
         raw = record.roster.get(header.party)
         if raw is not None:
             try:

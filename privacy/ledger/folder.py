@@ -25,8 +25,9 @@ from privacy.ledger.keyfiles import KEY_SUFFIX, parse_key_file
 from privacy.ledger.payload import plan_digest
 from privacy.ledger.pricing import Price, Pricing, price_charges
 from privacy.ledger.reconcile import RunFile, reconcile
-from privacy.ledger.records import ClientClosed, Spend
+from privacy.ledger.records import Spend
 from privacy.ledger.remembered import HEAD_SUFFIX, Head, parse_head
+from privacy.ledger.steps import Phase
 from privacy.ledger.terms import Terms, read_terms
 from privacy.ledger.verify import Run, VerifiedLedger, examine
 from privacy.plan import SERVER
@@ -239,7 +240,7 @@ class _Check:
                 self._note(file, "opened under another plan than the server's", line)
             if dict(opened.roster) != pinned:
                 self._note(file, "it pins other keys than the folder keys/", line)
-            if not self.unfinished and run.history.last != ClientClosed.kind:
+            if not self.unfinished and run.history.phase is not Phase.CLOSED:
                 what = "its part of this run does not end in 'closed'"
                 self._note(file, what, run.entries[-1].line)
             runs[party] = RunFile(file, run)

@@ -47,6 +47,7 @@ from privacy.ledger.records import (
     ClientClosed,
     ClientOpened,
     Commit,
+    Declined,
     Intent,
     Joined,
     Lifetime,
@@ -74,6 +75,7 @@ _PLACELESS = (
     | RoundOpened
     | Resumed
     | Refused
+    | Declined
     | ClientClosed
     | ServerClosed
 )
@@ -214,7 +216,7 @@ class History:
         if phase is None:
             msg = f"{record.kind!r} cannot follow in the phase {self.phase.value!r}"
             raise BrokenChainError(msg)
-        if not isinstance(record, ClientOpened | ServerOpened):
+        if not isinstance(record, ClientOpened | ServerOpened | Declined):
             _require(header.run == self.run, "a record of another run")
         following = self._apply(record)
         return replace(
@@ -245,6 +247,8 @@ class History:
                 following = replace(self, aborted=self.aborted + 1)
             case Resumed() | Refused():
                 self._check_aside(record)
+            case Declined():
+                self._check_declined(record)
             case ClientClosed() | ServerClosed():
                 self._check_totals(record)
         return following
@@ -476,6 +480,14 @@ class History:
                 (record.round == 0) == (record.attempt == 0),
                 "round 0 and attempt 0 stand only together",
             )
+
+    def _check_declined(self, record: Declined) -> None:
+        """It names the plan and the signer, and nothing that follows depends on it."""
+        _require(
+            record.plan_digest == plan_digest(record.plan),
+            "the plan's digest is not the digest of the plan",
+        )
+        _require(self.party in record.roster, "the roster does not hold this party")
 
     def _check_place(self, round_number: int, attempt: int) -> None:
         _require(

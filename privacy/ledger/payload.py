@@ -23,6 +23,7 @@ from privacy.ledger.records import (
     ClientClosed,
     ClientOpened,
     Commit,
+    Declined,
     Intent,
     Joined,
     Outcome,
@@ -44,6 +45,7 @@ COMMIT_SECRET_BYTES = 32
 
 _CLIENT_KINDS: tuple[type[Record], ...] = (
     ClientOpened,
+    Declined,
     Joined,
     Intent,
     Commit,
@@ -116,8 +118,8 @@ def decode_record(value: Json) -> tuple[Header, Record]:
         msg = f"an unknown kind of record for a {header.role.value}"
         raise refuse(msg)
     record_type = known[kind]
-    # Only `opened` names its run; every other record inherits it from the header.
-    shared = {"run"} if kind == ClientOpened.kind else set()
+    # Only these name their run; every other record inherits it from the header.
+    shared = {"run"} if kind in {ClientOpened.kind, Declined.kind} else set()
     for name in names:
         if name not in shared:
             body.pop(name)

@@ -251,6 +251,32 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Declined:
+    """A client's own rules keep it out of a run, which it does not open.
+
+    `Refused` stands within a run. A run that was opened counts as one of the ledger's:
+    its unit, its cap and what it registers bind the later ones, and a plan that is
+    declined may bind nothing. So this record changes nothing but the chain.
+
+    Attributes:
+        run: handle of the run that was declined; another run may be open.
+        software: name and version of what writes.
+        plan: the plan's canonical JSON object.
+        plan_digest: its digest, recomputed by every reader.
+        roster: raw public key of every party of that run, this one among them.
+        reason: a code; a plan that breaks several rules has a record for each.
+    """
+
+    kind: ClassVar[str] = "declined"
+    run: Handle
+    software: Software
+    plan: Object
+    plan_digest: Digest
+    roster: Keys
+    reason: Annotated[Reason, _REASON]
+
+
+@dataclass(frozen=True, slots=True)
 class Resumed:
     """A process has opened a ledger whose run was not closed.
 
@@ -399,7 +425,15 @@ class ServerClosed:
 
 
 ClientRecord: TypeAlias = (
-    ClientOpened | Joined | Intent | Commit | Outcome | Refused | Resumed | ClientClosed
+    ClientOpened
+    | Declined
+    | Joined
+    | Intent
+    | Commit
+    | Outcome
+    | Refused
+    | Resumed
+    | ClientClosed
 )
 ServerRecord: TypeAlias = (
     ServerOpened

@@ -13,6 +13,7 @@ from privacy.ledger.records import (
     ClientClosed,
     ClientOpened,
     Commit,
+    Declined,
     Intent,
     Joined,
     Lifetime,
@@ -115,6 +116,11 @@ def _of_either(record: Record) -> str:
             )
         case Refused():
             return record.reason.value
+        case Declined():
+            return (
+                f"{record.reason.value}: run {record.run.hex()},"
+                f" plan {_short(record.plan_digest)}"
+            )
         case Resumed():
             cut = f", {record.torn_bytes} bytes of a torn line cut"
             return f"after {record.last!r}{cut if record.torn_bytes else ''}"

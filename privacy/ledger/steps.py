@@ -24,12 +24,14 @@ class Phase(StrEnum):
 
 # A charge whose process died may be followed by a new charge for the same attempt,
 # since its noise died with it; a commitment may not, since its vector may have left.
-# A new run may follow one that was never closed.
+# A new run may follow one that was never closed, and a run that is declined changes
+# nothing at any time.
 CLIENT_STEPS: Mapping[Phase, Mapping[str, Phase]] = {
-    Phase.CLOSED: {"opened": Phase.IDLE},
+    Phase.CLOSED: {"opened": Phase.IDLE, "declined": Phase.CLOSED},
     Phase.IDLE: {
         "joined": Phase.JOINED,
         "refused": Phase.IDLE,
+        "declined": Phase.IDLE,
         "resumed": Phase.IDLE,
         "closed": Phase.CLOSED,
         "opened": Phase.IDLE,
@@ -38,6 +40,7 @@ CLIENT_STEPS: Mapping[Phase, Mapping[str, Phase]] = {
         "intent": Phase.CHARGED,
         "outcome": Phase.IDLE,
         "refused": Phase.JOINED,
+        "declined": Phase.JOINED,
         "resumed": Phase.JOINED,
         "opened": Phase.IDLE,
     },
@@ -45,6 +48,7 @@ CLIENT_STEPS: Mapping[Phase, Mapping[str, Phase]] = {
         "commit": Phase.COMMITTED,
         "outcome": Phase.IDLE,
         "refused": Phase.CHARGED,
+        "declined": Phase.CHARGED,
         "resumed": Phase.INTERRUPTED,
         "opened": Phase.IDLE,
     },
@@ -53,12 +57,14 @@ CLIENT_STEPS: Mapping[Phase, Mapping[str, Phase]] = {
         "commit": Phase.COMMITTED,
         "outcome": Phase.IDLE,
         "refused": Phase.INTERRUPTED,
+        "declined": Phase.INTERRUPTED,
         "resumed": Phase.INTERRUPTED,
         "opened": Phase.IDLE,
     },
     Phase.COMMITTED: {
         "outcome": Phase.IDLE,
         "refused": Phase.COMMITTED,
+        "declined": Phase.COMMITTED,
         "resumed": Phase.COMMITTED,
         "opened": Phase.IDLE,
     },

@@ -26,7 +26,7 @@ from privacy.ledger.durable import sync_directory
 from privacy.ledger.envelope import GENESIS, line_hash, seal_line
 from privacy.ledger.history import History
 from privacy.ledger.payload import Header, decode_record, encode_record
-from privacy.ledger.records import ClientOpened, Record, ServerOpened
+from privacy.ledger.records import ClientOpened, Declined, Record, ServerOpened
 from privacy.ledger.remembered import (
     EMPTY,
     HEAD_SUFFIX,
@@ -34,6 +34,7 @@ from privacy.ledger.remembered import (
     load_head,
     store_head,
 )
+from privacy.ledger.steps import Phase
 from privacy.wire import parse_canonical_json
 
 
@@ -114,7 +115,7 @@ class Ledger:
         try:
             ledger._lock()
             torn_bytes = ledger._replay()
-            if ledger._history.run and ledger._history.last != "closed":
+            if ledger._history.phase is not Phase.CLOSED:
                 ledger.append(ledger._history.resumption(torn_bytes))
         except OSError as error:
             ledger.close()
@@ -158,7 +159,7 @@ class Ledger:
             msg = f"{self._path.name} had a failed write; close it and open it again"
             raise LedgerError(msg)
         run = self._history.run
-        if isinstance(record, ClientOpened | ServerOpened):
+        if isinstance(record, ClientOpened | ServerOpened | Declined):
             self._check_own_key(record)
             run = record.run
         header = Header(
@@ -275,7 +276,7 @@ class Ledger:
                 )
                 raise BrokenChainError(msg)
 
-    def _check_own_key(self, record: ClientOpened | ServerOpened) -> None:
+    def _check_own_key(self, record: ClientOpened | ServerOpened | Declined) -> None:
         if record.roster.get(self._history.party) != self._key.verify_key.raw:
             msg = "the roster pins another key for this party than the one that signs"
             raise DisagreementError(msg)

@@ -3,7 +3,7 @@
 1. Every line is canonical and signed by the one key; numbers and links are whole.
 2. The records follow each other as `history` allows, within the plan and the cap.
 3. Every cumulative epsilon is computed again and must be equal to the digit.
-4. The last record is `closed`, so that nothing was cut off the end.
+4. No run is open at the end, so that nothing was cut off the end of one.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from privacy.errors import (
 from privacy.ledger.chain import Entry, Problem, read_chain, split_lines
 from privacy.ledger.codes import Role
 from privacy.ledger.history import History
-from privacy.ledger.payload import Header
 from privacy.ledger.pricing import Price, Pricing, price_charges
-from privacy.ledger.records import ClientClosed, ClientOpened, Intent, ServerOpened
+from privacy.ledger.records import ClientOpened, Declined, Intent, ServerOpened
 from privacy.ledger.remembered import EMPTY, HEAD_SUFFIX, load_head
+from privacy.ledger.steps import Phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +176,7 @@ def examine(
             following = history.after(entry.header, entry.record)
             if pricing is not None:
                 _check_prices(following, entry, pricing)
-            _check_signer(entry.header, following, chain.key)
+            _check_signer(entry, following, chain.key)
         except PrivacyError as error:
             kind = type(error) if isinstance(error, LedgerError) else DisagreementError
             problems.append(Problem(file, entry.line, str(error), kind))
@@ -184,9 +184,11 @@ def examine(
         history = following
         if isinstance(entry.record, ClientOpened | ServerOpened):
             parts.append((entry.record, [], history))
-        opened, members, _ = parts[-1]
-        parts[-1] = (opened, [*members, entry], history)
-    if not problems and closed and history.last != ClientClosed.kind:
+        # What was declined is no part of the run that it stands in or after.
+        if not isinstance(entry.record, Declined):
+            opened, members, _ = parts[-1]
+            parts[-1] = (opened, [*members, entry], history)
+    if not problems and closed and history.phase is not Phase.CLOSED:
         what = "the last record is not 'closed': unfinished, or lines were cut off"
         problems.append(Problem(file, len(entries), what, BrokenChainError))
     if problems:
@@ -208,8 +210,9 @@ def _check_prices(history: History, entry: Entry, pricing: Pricing) -> None:
             pricing.check(record.lifetime, history.lifetime, registered)
 
 
-def _check_signer(header: Header, history: History, key: VerifyKey) -> None:
-    opened = history.opened
-    if opened is None or opened.roster[header.party] != key.raw:
+def _check_signer(entry: Entry, history: History, key: VerifyKey) -> None:
+    declined = entry.record if isinstance(entry.record, Declined) else None
+    opened = declined or history.opened
+    if opened is None or opened.roster[entry.header.party] != key.raw:
         msg = "the roster pins another key for this party than the one that signed"
         raise DisagreementError(msg)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -145,6 +146,40 @@ def test_a_refusal_changes_nothing(alpha):
     refused = record_like(alpha[5], "refused", round=0, attempt=1, **fields)
     with pytest.raises(LedgerError, match="stand only together"):
         replay([*alpha[:5], refused])
+
+
+def declined_like(record, opened, **changes):
+    fields = {name: opened[name] for name in ("software", "plan", "plan_digest")}
+    fields |= {"roster": opened["roster"], "reason": "policy_epsilon"}
+    return record_like(record, "declined", **fields) | {"run": "11" * 16} | changes
+
+
+def test_a_plan_that_is_declined_changes_nothing_at_any_place(alpha):
+    for count in range(1, len(alpha) + 1):
+        like = alpha[min(count, len(alpha) - 1)]
+        for run in ("11" * 16, alpha[0]["run"]):
+            declined = declined_like(like, alpha[0], run=run)
+            before, after = replay(alpha[:count]), replay([*alpha[:count], declined])
+            assert after == replace(before, records=before.records + 1, last="declined")
+
+
+def test_a_plan_that_was_declined_does_not_bind_the_run_that_follows(alpha):
+    other = copied(alpha)[0]["plan"] | {"unit": "patient_id", "format": "unheard of"}
+    digest = plan_digest(other).hex()
+    declined = declined_like(alpha[0], alpha[0], plan=other, plan_digest=digest)
+    following = replay([declined, declined, *alpha[:-1]])
+    assert following.runs == replay(alpha[:-1]).runs
+    assert following.charges == replay(alpha[:-1]).charges
+    assert following.terms.unit == "prompt"
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [({"plan_digest": "11" * 32}, "digest of the plan"), ({"roster": {}}, "party")],
+)
+def test_a_declined_plan_is_named_by_its_digest_and_its_signer(alpha, change, what):
+    with pytest.raises(LedgerError, match=what):
+        replay([declined_like(alpha[0], alpha[0], **change)])
 
 
 SERVERS_LIES = {

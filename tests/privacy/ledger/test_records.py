@@ -10,6 +10,7 @@ from privacy import errors
 from privacy.errors import MalformedMessageError
 from privacy.ledger import (
     Claim,
+    Declined,
     Event,
     Intent,
     Joined,
@@ -249,6 +250,7 @@ def test_records_that_name_no_survivors_read_back():
     for record in (
         Joined(1, 1, bytes(32), bytes(32)),
         Refused(0, 0, Reason.POLICY_UNIT, None),
+        Declined(bytes(16), "x", {}, bytes(32), {}, Reason.POLICY_UNIT),
         Outcome(1, 1, Status.MISSED, Reason.INTERRUPTED, (), None, None, None),
         Outcome(1, 1, Status.ABORTED, Reason.DEADLINE, (), None, bytes(32), None),
     ):

@@ -1,4 +1,5 @@
 import contextlib
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -14,6 +15,7 @@ from privacy.errors import (
 )
 from privacy.ledger import (
     Claim,
+    Declined,
     Ledger,
     Reason,
     Role,
@@ -21,6 +23,7 @@ from privacy.ledger import (
     claimed_epsilon,
     plan_digest,
     price_charges,
+    read_history,
     verify_ledger,
 )
 from privacy.ledger.payload import KINDS
@@ -69,6 +72,64 @@ def test_an_honest_ledger_verifies(alpha):
     assert ledger.history.spend.charges == 3
     assert ledger.key == KEY.verify_key
     assert check(alpha.read_bytes(), key=None) == ledger
+
+
+def declined(run=b"a run of another"):
+    plan = make_plan(unit="patient_id")
+    return Declined(
+        run, "tests", plan.to_json(), plan.digest_bytes, ROSTER, Reason.POLICY_UNIT
+    )
+
+
+def test_a_ledger_verifies_with_plans_that_were_declined_anywhere_in_it(tmp_path):
+    path = tmp_path / "alpha.jsonl"
+    with Ledger.open(path, KEY, party="alpha", role=Role.CLIENT) as ledger:
+        client = SyntheticClient(ledger, make_plan())
+        ledger.append(declined())
+        client.open(ROSTER)
+        ledger.append(declined())
+        client.join(1)
+        ledger.append(declined())
+        client.intent(1)
+        client.commit(1)
+        client.outcome(1, Status.MISSED, Reason.DEADLINE)
+        client.close()
+        ledger.append(declined())
+    # A process that takes it up finds no run to resume.
+    Ledger.open(path, KEY, party="alpha", role=Role.CLIENT).close()
+    for key in (KEY.verify_key, None):
+        found = check(path, key=key)
+        assert found.history.records == 10
+        (run,) = found.runs
+        assert [entry.record.kind for entry in run.entries] == [
+            "opened", "joined", "intent", "commit", "outcome", "closed",
+        ]  # fmt: skip
+    stranger = make_key("alpha", "other")
+    with pytest.raises(LedgerError):
+        check(path, key=stranger.verify_key)
+
+
+def test_a_ledger_of_nothing_but_declined_plans_has_no_run_and_verifies(tmp_path):
+    path = tmp_path / "alpha.jsonl"
+    with Ledger.open(path, KEY, party="alpha", role=Role.CLIENT) as ledger:
+        ledger.append(declined())
+        other = replace(declined(), roster={"alpha": make_key("beta").verify_key.raw})
+        with pytest.raises(LedgerError, match="another key"):
+            ledger.append(other)
+    assert check(path, key=None).runs == ()
+    assert read_history(path, KEY.verify_key, "alpha").runs == frozenset()
+    with pytest.raises(LedgerError):
+        check(forge([payloads(path)[0]], make_key("beta")), key=None)
+
+
+def test_a_run_that_is_cut_off_before_a_declined_plan_is_found(tmp_path):
+    path = tmp_path / "alpha.jsonl"
+    with Ledger.open(path, KEY, party="alpha", role=Role.CLIENT) as ledger:
+        SyntheticClient(ledger, make_plan()).open(ROSTER)
+        ledger.append(declined())
+    with pytest.raises(LedgerError, match="not 'closed'"):
+        check(path)
+    check(path, closed=False)
 
 
 def test_a_signer_under_a_key_of_low_order_is_nobody(alpha):
