@@ -6,7 +6,7 @@ there, and a later run on the same data goes on with what the earlier ones spent
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -125,7 +125,7 @@ def standings(config: RunConfig, plan: Plan) -> dict[str, Standing | str]:
         try:
             history = History(client.name, Role.CLIENT)
             if folder.is_shared:
-                history = _as_it_lies(folder, client.name)
+                history = own_history(folder, client.name)
                 _check_closed(history, client.name)
         except (LedgerError, StateError) as error:
             found[client.name] = " ".join(str(error).split())
@@ -134,7 +134,7 @@ def standings(config: RunConfig, plan: Plan) -> dict[str, Standing | str]:
     return found
 
 
-def _as_it_lies(folder: RunFolder, name: str) -> History:
+def own_history(folder: RunFolder, name: str) -> History:
     """What a client's ledger says, if there is one.
 
     Raises:
@@ -164,7 +164,7 @@ def check_budgets(config: RunConfig, plan: Plan, folder: RunFolder, run: bytes) 
         BudgetExceededError, LedgerError, StateError: as `open_client_ledger`.
     """
     for client in plan.clients:
-        history = _as_it_lies(folder, client.name)
+        history = own_history(folder, client.name)
         if history.run == run:
             continue
         _check_closed(history, client.name)
@@ -181,6 +181,7 @@ def open_client_ledger(
     key: SigningKey,
     run: bytes,
     units: Iterable[str] = (),
+    check: Callable[[History, bytes], None] | None = None,
 ) -> Ledger:
     """Open a client's ledger for a run, and open the run in it where it is new.
 
@@ -193,6 +194,8 @@ def open_client_ledger(
         run: the run's handle.
         units: ids of all units of its data set, which no other data set of a shared
             store may have spent.
+        check: refuses what else speaks against the run; called with the ledger's
+            history and the run while nobody else can write the ledger.
 
     Raises:
         BudgetExceededError: the run as registered would pass the client's cap.
@@ -207,6 +210,8 @@ def open_client_ledger(
     ledger = Ledger.open(path, key, party=name, role=Role.CLIENT)
     try:
         record = _opening(config, plan, folder, name, ledger, run)
+        if check is not None:
+            check(ledger.history, run)
         agreed = config.client_named(name).shares_units_with
         claim_units(folder, name, units, run, agreed)
         if record is not None:

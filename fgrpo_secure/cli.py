@@ -14,7 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fgrpo_secure import __version__, commands
+from fgrpo_secure import __version__, commands, policy_commands
 from fgrpo_secure.errors import FgrpoError, StateError, said_by_kernel
 from privacy.errors import LedgerError, PrivacyError, ProtocolError
 
@@ -43,6 +43,7 @@ Federated GRPO with differential privacy, secure aggregation and signed ledgers.
   fgrpo check           try data, rewards and model; for the data owner's eyes
   fgrpo plan            what a run would promise, before anything runs
   fgrpo run             run it, all parties on this machine
+  fgrpo policy check    what a site's own rules would refuse; also init and approve
   fgrpo ledger verify   check a run's ledgers without trusting who wrote them
   fgrpo audit canaries  attack the claimed epsilon; other audits beside it
 
@@ -107,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_plan(adding)
     _add_price(adding)
     _add_run(adding)
+    _add_policy(adding)
     _add_ledger(adding)
     _add_eval(adding)
     _add_audit(adding)
@@ -230,6 +232,61 @@ def _add_run(adding: Any) -> None:  # noqa: ANN401
         help="the run's folder (default: runs/<config>-<UTC>)",
     )
     parser.set_defaults(command=commands.run_job)
+
+
+def _add_policy(adding: Any) -> None:  # noqa: ANN401
+    parser = adding.add_parser("policy", help="a site's own rules, and approvals")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    begin = actions.add_parser(
+        "init",
+        help="write a policy to start from",
+        description="Write a commented policy that allows what a client of a "
+        "configuration would do now, and asks its operator each time. Read every line "
+        "of it: the configuration may be another's.",
+    )
+    begin.add_argument("policy", metavar="POLICY", type=Path, help="a new file")
+    _add_config(begin)
+    begin.add_argument(
+        "--client", metavar="NAME", required=True, help="whose site it is"
+    )
+    begin.set_defaults(command=policy_commands.write_policy)
+    tried = actions.add_parser(
+        "check",
+        help="say what a policy would refuse, and why",
+        description="Hold a policy to a configuration, or to the plan.json of one. "
+        "Nothing runs, nothing is spent and nothing is written. Exit status 6 if "
+        "anything would be refused.",
+    )
+    tried.add_argument("policy", metavar="POLICY", type=Path)
+    _add_config(tried)
+    _add_names(tried, "those that name this policy, or else all")
+    tried.set_defaults(command=policy_commands.check_policy)
+    agree = actions.add_parser(
+        "approve",
+        help="approve a plan where the policy asks for it",
+        description="Show a plan in words with the base model and the rewards, and "
+        "keep its operator's approval beside the policy. It is of exactly this plan, "
+        "these files and one run.",
+    )
+    _add_config(agree)
+    _add_names(agree, "all whose policies ask")
+    agree.add_argument(
+        "--digest",
+        metavar="HEX",
+        help="the plan's digest, or its first 8 characters or more, in place of "
+        "typing them",
+    )
+    agree.set_defaults(command=policy_commands.approve_plan)
+
+
+def _add_names(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--client",
+        metavar="NAME",
+        action="append",
+        dest="names",
+        help=f"only this client; may be repeated (default: {default})",
+    )
 
 
 def _add_ledger(adding: Any) -> None:  # noqa: ANN401

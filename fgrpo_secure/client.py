@@ -8,13 +8,16 @@ a round in flight, and its ledger's `joined` record keeps it from joining it aga
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
+from fgrpo_secure.admission import SiteRules
 from fgrpo_secure.errors import FgrpoError
 from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.policy import Policy
 from fgrpo_secure.learner import Learner
+from fgrpo_secure.site_policy import SitePolicyError
 from fgrpo_secure.terms import round_terms
 from privacy.crypto import SigningKey, VerifyKey
 from privacy.errors import (
@@ -78,6 +81,7 @@ class Client:
         key: identity.
         roster: pinned public key of every party, "server" among them.
         federation: the run's handle, as every party knows it.
+        rules: the site's own policy, if there is one; every round is held to it.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class Client:
         key: SigningKey,
         roster: Mapping[str, VerifyKey],
         federation: str,
+        rules: SiteRules | None = None,
     ) -> None:
         self._plan = plan
         self._name = name
@@ -100,6 +105,7 @@ class Client:
         self._key = key
         self._roster = roster
         self._federation = federation
+        self._rules = rules
         self._state: secagg.ClientState | None = None
         self._adapter = b""
         self._phases = {
@@ -142,7 +148,7 @@ class Client:
             raise
         except PrivacyError as error:
             self._state = None
-            self._end_unfinished(reason_of(error))
+            self._end_unfinished(_reasons(error)[0])
             raise
         except FgrpoError:
             self._state = None
@@ -189,6 +195,9 @@ class Client:
             )
             last = self._ledger.history.round
             state, answer = secagg.join(offer, terms, self._key, system_entropy, last)
+            if self._rules is not None:
+                run = bytes.fromhex(self._federation)
+                self._rules.check_offer(self._ledger.history, run)
         except RefusalError as error:
             self._refuse(error)
             raise
@@ -210,22 +219,28 @@ class Client:
 
     def _share_keys(self, payload: bytes) -> bytes:
         state = self._taken(secagg.AwaitingRoster)
-        self._state, answer = state.share_keys(payload, system_entropy)
+        following, answer = state.share_keys(payload, system_entropy)
+        if self._rules is not None:
+            with self._noted_as_refused(following.seat.offer_digest):
+                self._rules.check_roster(len(following.roster.names))
+        self._state = following
         return answer
 
     def _send_masked_input(self, payload: bytes) -> bytes:
         # Nothing is charged for a message that is not the key shares of this round.
         ready = self._taken(secagg.AwaitingShares).open_inbox(payload)
-        try:
+        with self._noted_as_refused(ready.seat.offer_digest):
             noised = self._learner.contribute(self._ledger, self._adapter)
-        except BudgetExceededError as error:
-            self._refuse_round(error, ready.seat.offer_digest)
-            raise
         self._state, answer = ready.mask(noised)
         return answer
 
     def _confirm(self, payload: bytes) -> bytes:
-        self._state, answer = self._taken(secagg.AwaitingSurvivors).confirm(payload)
+        following, answer = self._taken(secagg.AwaitingSurvivors).confirm(payload)
+        if self._rules is not None:
+            # Without this client's confirmation its shares open nothing.
+            with self._noted_as_refused(following.seat.offer_digest):
+                self._rules.check_survivors(len(following.survivors))
+        self._state = following
         return answer
 
     def _reveal(self, payload: bytes) -> bytes:
@@ -289,16 +304,23 @@ class Client:
         """Note an offer that was declined; a round in flight goes on."""
         if self._ledger.history.phase is Phase.CLOSED:
             return
-        self._ledger.append(
-            Refused(round=0, attempt=0, reason=reason_of(error), offer_digest=None)
-        )
+        for reason in _reasons(error):
+            self._ledger.append(
+                Refused(round=0, attempt=0, reason=reason, offer_digest=None)
+            )
 
-    def _refuse_round(self, error: RefusalError, offer_digest: bytes) -> None:
-        """Note a round that was joined and then declined before anything was drawn."""
-        history = self._ledger.history
-        self._ledger.append(
-            Refused(history.round, history.attempt, reason_of(error), offer_digest)
-        )
+    @contextmanager
+    def _noted_as_refused(self, offer_digest: bytes) -> Iterator[None]:
+        """Note a round that was joined and is then declined by a cap or a policy."""
+        try:
+            yield
+        except (BudgetExceededError, SitePolicyError) as error:
+            history = self._ledger.history
+            for reason in _reasons(error):
+                self._ledger.append(
+                    Refused(history.round, history.attempt, reason, offer_digest)
+                )
+            raise
 
     def _end_unfinished(self, reason: Reason) -> None:
         """Note that a round which was begun came to nothing that we know of."""
@@ -319,3 +341,10 @@ class Client:
             server_head=server_head,
             transcript=None,
         )
+
+
+def _reasons(error: PrivacyError) -> tuple[Reason, ...]:
+    """The codes under which an error stands in the ledger."""
+    if isinstance(error, SitePolicyError):
+        return error.reasons
+    return (reason_of(error),)

@@ -19,6 +19,8 @@ from fgrpo_secure.errors import ConfigurationError
 from privacy.errors import LedgerError
 
 if TYPE_CHECKING:
+    from fgrpo_secure.admission import Ask
+    from fgrpo_secure.approvals import Proposal
     from fgrpo_secure.config import RunConfig
     from privacy.plan import Plan
 
@@ -76,7 +78,7 @@ def check_clients(options: argparse.Namespace) -> int:
                 f"There is no client {name} in the configuration.",
                 f"Name one of: {', '.join(known)}.",
             )
-    with _quiet_libraries():
+    with quiet_libraries():
         from fgrpo_secure.task import load_run_policy
         from fgrpo_secure.trial import try_client
 
@@ -101,7 +103,7 @@ def show_plan(options: argparse.Namespace) -> int:
     from fgrpo_secure.job import make_plan
 
     config, _ = load_config(options.config, options.overrides)
-    with _quiet_libraries():
+    with quiet_libraries():
         plan, _ = make_plan(config)
     facts = plan_facts(plan) | {"budget": budget_facts(config, plan)}
     if options.json:
@@ -111,6 +113,29 @@ def show_plan(options: argparse.Namespace) -> int:
 
     print(explain(plan, facts))
     return 0
+
+
+def operator_asked(config: RunConfig) -> Ask:
+    """A way to ask whoever sits at this terminal, with the plan in words."""
+
+    def ask(plan: Plan, proposal: Proposal) -> str:
+        from fgrpo_secure.approvals import TYPED
+        from fgrpo_secure.guarantee import explain
+
+        facts = plan_facts(plan) | {"budget": budget_facts(config, plan)}
+        words = [explain(plan, facts), "", "To approve", *proposal.words(), ""]
+        print("\n".join(words), file=sys.stderr)
+        print(
+            f"The policy of {proposal.client} asks you. Type the first {TYPED} "
+            "characters of the plan's digest to approve, or nothing to decline:",
+            file=sys.stderr,
+        )
+        try:
+            return input()
+        except EOFError:
+            return ""
+
+    return ask
 
 
 def budget_facts(config: RunConfig, plan: Plan) -> dict[str, Any]:
@@ -225,12 +250,13 @@ def run_job(options: argparse.Namespace) -> int:
     config, name = load_config(options.config, options.overrides)
     display = Display()
     display.say("Loading libraries ...")
-    with _quiet_libraries():
+    with quiet_libraries():
         from fgrpo_secure.job import default_folder, run
 
         root = options.output or default_folder(name)
+        ask = operator_asked(config) if sys.stdin and sys.stdin.isatty() else None
         try:
-            finished = run(config, root, display)
+            finished = run(config, root, display, ask)
         except KeyboardInterrupt:
             return fail(
                 "Interrupted. What was charged stays charged, and nothing is lost.",
@@ -338,7 +364,7 @@ def score(options: argparse.Namespace) -> int:
     from fgrpo_secure.display import Display
 
     config, _ = load_config(options.config, options.overrides)
-    with _quiet_libraries():
+    with quiet_libraries():
         from fgrpo_secure.evaluate import score_adapter
 
         display = Display()
@@ -358,7 +384,7 @@ def audit(options: argparse.Namespace) -> int:
     """Attack our own claims."""
     from audits.commands import run_audit
 
-    with _quiet_libraries():
+    with quiet_libraries():
         return run_audit(options)
 
 
@@ -367,7 +393,7 @@ def _mean(values: Any) -> float:  # noqa: ANN401
     return sum(listed) / len(listed)
 
 
-def _quiet_libraries() -> Any:  # noqa: ANN401
+def quiet_libraries() -> Any:  # noqa: ANN401
     """Keep the libraries' advice off the screen; their errors still come through."""
     import contextlib
     import logging

@@ -42,7 +42,9 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _DIGITS = 1000
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A table whose every key is known and whose every value keeps its own type."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
@@ -127,7 +129,7 @@ Positive = Annotated[Decimal, Field(gt=0)]
 Rate = Annotated[Decimal, Field(gt=0, le=1)]
 
 
-class PrivacySection(_Section):
+class PrivacySection(Section):
     """What is promised; every key that the unit needs is required."""
 
     unit: Annotated[str, Field(min_length=1)] = Field(
@@ -204,14 +206,14 @@ class PrivacySection(_Section):
         return self.max_prompts_per_unit or 1
 
 
-class FederationSection(_Section):
+class FederationSection(Section):
     """Who must take part; every key is required."""
 
     min_survivors: Annotated[int, Field(ge=2, le=MOST)]
     colluders: Annotated[int, Field(ge=0, le=MOST)]
 
 
-class ClientSection(_Section):
+class ClientSection(Section):
     """One data owner."""
 
     name: str
@@ -240,6 +242,10 @@ class ClientSection(_Section):
         default=None,
         description="most that this client's ledger may hold; the cap that it has if "
         "unset, and the target for a new one",
+    )
+    policy: str | None = Field(
+        default=None,
+        description="the site's own policy, which every run and round is held to",
     )
     eval_data: str | None = None
     eval_public: bool = Field(
@@ -283,7 +289,7 @@ class ClientSection(_Section):
         return self
 
 
-class ModelSection(_Section):
+class ModelSection(Section):
     """The base model and its adapter."""
 
     base: str
@@ -295,7 +301,7 @@ class ModelSection(_Section):
     )
 
 
-class GrpoSection(_Section):
+class GrpoSection(Section):
     """The learner."""
 
     group_size: Annotated[int, Field(ge=2, le=MOST)] = 8
@@ -312,7 +318,7 @@ class GrpoSection(_Section):
     )
 
 
-class AggregationSection(_Section):
+class AggregationSection(Section):
     """How clients are weighed."""
 
     rule: Literal["fgrpo", "uniform", "size"] = "fgrpo"
@@ -322,7 +328,7 @@ class AggregationSection(_Section):
     max_weight_ratio: Annotated[Decimal, Field(ge=1)] = Decimal(3)
 
 
-class ServerSection(_Section):
+class ServerSection(Section):
     """What the server does with a round's mean gradient."""
 
     optimizer: Literal["adam", "sgd"] = "adam"
@@ -331,7 +337,7 @@ class ServerSection(_Section):
     betas: tuple[_Decay, _Decay] = (0.9, 0.99)
 
 
-class MachineSection(_Section):
+class MachineSection(Section):
     """What cannot change the guarantee, and so enters no digest."""
 
     device: str = "cpu"
@@ -343,7 +349,7 @@ class MachineSection(_Section):
     deadline_seconds: Annotated[float, Field(gt=0)] = 3600.0
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """A whole run."""
 
     privacy: PrivacySection
@@ -511,6 +517,7 @@ def _resolve(config: RunConfig, folder: Path) -> RunConfig:
             update={
                 "data": _path(client.data, folder),
                 "eval_data": client.eval_data and _path(client.eval_data, folder),
+                "policy": client.policy and str((folder / client.policy).resolve()),
                 "reward": tuple(_reward(spec, folder) for spec in client.reward),
             }
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +66,7 @@ def evaluate(
     progress: Progress,
     shown: int = 2,
     every: int = 1,
+    allowed: Mapping[str, str] | None = None,
 ) -> Score:
     """Score a policy on a client's public evaluation set.
 
@@ -79,6 +80,8 @@ def evaluate(
         progress: called with what is done and what there is to do.
         shown: samples to keep.
         every: score each so-manieth prompt only, in one pass, for a quick look.
+        allowed: of each reward the one file that may be run, as `load_reward_set`
+            takes it.
 
     Returns:
         The score.
@@ -91,7 +94,7 @@ def evaluate(
         msg = f"client {client.name!r} declares no public evaluation set"
         raise ValueError(msg)
     examples = load_examples(client.eval_data)[::every]
-    rewards = load_reward_set(client)
+    rewards = load_reward_set(client, allowed)
     low, high = rewards.range
     settings = rollout_settings(config)
     wanted = MIN_COMPLETIONS if every == 1 else 1

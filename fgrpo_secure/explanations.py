@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,11 +18,33 @@ from fgrpo_secure.errors import ConfigurationError
 COLUMNS_LISTED = "`fgrpo check` lists the columns for their owner."
 
 
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """Where whoever wrote a file finds what it may say.
+
+    Attributes:
+        document: that says what its keys mean.
+        command: that writes a file to start from.
+        tables: the sections that may be there several times.
+    """
+
+    document: str
+    command: str
+    tables: frozenset[str]
+
+
+_CONFIGURATION = Guide("docs/configuration.md", "fgrpo init DIR", frozenset({"client"}))
+POLICY_GUIDE = Guide(
+    "docs/policy.md", "fgrpo policy init", frozenset({"data_set", "reward", "task"})
+)
+
+
 def explain(
     source: str,
     tree: Mapping[str, Any],
     error: ValidationError,
     known: Mapping[str, Sequence[str]],
+    guide: Guide = _CONFIGURATION,
 ) -> ConfigurationError:
     """All that is wrong in one line, and what to do about each in another.
 
@@ -31,10 +54,11 @@ def explain(
         error: what is wrong with it. A validator's own text says what to do after its
             first semicolon.
         known: the keys that there are, by section.
+        guide: to the kind of file that it is.
     """
     wrong, mend = [], []
     for problem in error.errors():
-        what, fix = _problem(tree, problem, known)
+        what, fix = _problem(tree, problem, known, guide)
         wrong.append(what)
         if fix not in mend:
             mend.append(fix)
@@ -45,50 +69,52 @@ def _problem(
     tree: Mapping[str, Any],
     problem: Mapping[str, Any],
     known: Mapping[str, Sequence[str]],
+    guide: Guide,
 ) -> tuple[str, str]:
     """One of pydantic's findings: what is wrong, and what to do."""
+    takes = f"{guide.document} says which values it takes."
     steps = _steps(tree, problem["loc"])
     where = ".".join(steps)
     kind = problem["type"]
     # Within a list the last steps are places; the key is before them.
     key = next((step for step in reversed(steps) if not step.isdigit()), "it")
     if kind == "extra_forbidden":
-        return f"{where} is not a known key", _advice(steps, known)
+        return f"{where} is not a known key", _advice(steps, known, guide)
     if kind == "missing" and len(steps) == 1:
-        written = "[[client]] tables" if steps == ["client"] else f"section [{where}]"
+        repeated = where in guide.tables
+        written = f"[[{where}]] tables" if repeated else f"section [{where}]"
         return (
             f"{where} is missing, and has no default",
-            f"Add the {written}: `fgrpo init DIR` writes a file that has all of them.",
+            f"Add the {written}: `{guide.command}` writes a file that has all of them.",
         )
     if kind == "missing":
         return (
             f"{where} is missing, and has no default",
-            f"Add it; docs/configuration.md says what {key} means.",
+            f"Add it; {guide.document} says what {key} means.",
         )
     if kind == "value_error":
         reason = problem["msg"].removeprefix("Value error, ")
         what, _, fix = reason.partition("; ")
         found = f"{where}: {what}" if where else what
-        return found, f"{fix[:1].upper()}{fix[1:]}." if fix else _SEE
+        fix = f"{fix[:1].upper()}{fix[1:]}." if fix else f"Correct it; {takes}"
+        return found, fix
     reason = problem["msg"].removeprefix("Input ")
-    return f"{where} {reason}", f"Correct {key}; {_RANGES}"
-
-
-_RANGES = "docs/configuration.md says which values it takes."
-_SEE = f"Correct it; {_RANGES}"
+    return f"{where} {reason}", f"Correct {key}; {takes}"
 
 
 def _steps(tree: Mapping[str, Any], loc: Sequence[str | int]) -> list[str]:
     """The way to a value as `--set` writes it: a client goes by its name."""
     steps = [str(step) for step in loc]
-    if len(loc) > 1 and loc[0] == "client" and isinstance(loc[1], int):
-        table = tree["client"][loc[1]]
-        name = table.get("name")
+    if len(loc) > 1 and isinstance(loc[1], int):
+        table = tree[str(loc[0])][loc[1]]
+        name = table.get("name") if isinstance(table, dict) else None
         steps[1] = name if isinstance(name, str) else f"(number {loc[1] + 1})"
     return steps
 
 
-def _advice(steps: Sequence[str], known: Mapping[str, Sequence[str]]) -> str:
+def _advice(
+    steps: Sequence[str], known: Mapping[str, Sequence[str]], guide: Guide
+) -> str:
     """What an unknown key was probably meant to be."""
     key = steps[-1]
     whole = len(steps) == 1
@@ -100,7 +126,7 @@ def _advice(steps: Sequence[str], known: Mapping[str, Sequence[str]]) -> str:
         return f"Did you mean {f'[{close[0]}]' if whole else close[0]}?"
     if homes:
         return f"{key} belongs in [{homes[0]}]."
-    return f"Remove {key}, or see docs/configuration.md for what there is."
+    return f"Remove {key}, or see {guide.document} for what there is."
 
 
 def column_advice(wanted: str, there: Iterable[str], name: str = "") -> str:

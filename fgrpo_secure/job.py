@@ -17,6 +17,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
+from fgrpo_secure.admission import Ask, admit, site_rules
 from fgrpo_secure.budget import SOFTWARE, check_budgets, check_pinned
 from fgrpo_secure.checkpoint import Checkpoint, write_checkpoint
 from fgrpo_secure.config import RunConfig
@@ -105,13 +106,17 @@ def default_folder(name: str) -> Path:
     return Path("runs") / f"{name}-{stamp}"
 
 
-def run(config: RunConfig, root: Path, watcher: Watcher) -> Finished:
+def run(
+    config: RunConfig, root: Path, watcher: Watcher, ask: Ask | None = None
+) -> Finished:
     """Run to the end, or go on with a run that was interrupted.
 
     Args:
         config: the configuration.
         root: the run's folder; made if missing.
         watcher: who shows it.
+        ask: asks a site's operator where its policy does; None asks nobody, so that
+            only what was approved before may run.
 
     Raises:
         StateError: the folder holds a finished run, or one of another plan.
@@ -132,6 +137,7 @@ def run(config: RunConfig, root: Path, watcher: Watcher) -> Finished:
     ledger = open_server_ledger(folder, plan, private, policy, key)
     handle = ledger.history.run
     try:
+        _admit_all(config, plan, folder, handle, ask)
         check_budgets(config, plan, folder, handle)
     except BaseException:
         ledger.close()
@@ -177,6 +183,19 @@ def run(config: RunConfig, root: Path, watcher: Watcher) -> Finished:
         text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
         write_atomically(root / "summary.json", text.encode())
     return Finished(summary, _samples(before, after))
+
+
+def _admit_all(
+    config: RunConfig, plan: Plan, folder: RunFolder, run: bytes, ask: Ask | None
+) -> None:
+    """Have every site's policy look at a run before any client opens it.
+
+    Each site looks again by itself when it opens. A run that some had opened and
+    others declined could never be finished.
+    """
+    names = [client.name for client in plan.clients]
+    for rules in site_rules(config, plan, folder, names).values():
+        admit(rules, plan, folder, run, ask)
 
 
 class _Job:

@@ -19,7 +19,8 @@ from fgrpo_secure.errors import StateError
 from fgrpo_secure.folders import RunFolder
 from fgrpo_secure.secrets import private_directory, store_key, write_atomically
 from privacy.crypto import Label, hmac_sha256
-from privacy.ledger import HANDLE_BYTES
+from privacy.ledger import HANDLE_BYTES, Declined
+from privacy.ledger.chain import read_chain
 
 SUFFIX = ".units"
 
@@ -67,7 +68,7 @@ def claim_units(
             "Restore it from a backup; a copy of a store has to hold hidden files too.",
         )
     for ledger in folder.store.glob(f"*/{folder.own_ledger(name).parent.name}/*.jsonl"):
-        if ledger.stat().st_size and not ledger.with_suffix(SUFFIX).exists():
+        if not ledger.with_suffix(SUFFIX).exists() and _had_a_run(ledger):
             raise StateError(
                 f"{ledger.with_suffix(SUFFIX)} is gone, so that nobody can tell which "
                 "units were spent.",
@@ -84,6 +85,14 @@ def claim_units(
 def had_units(folder: RunFolder, name: str) -> bool:
     """Whether a run was ever about to be opened on a client's data set."""
     return folder.own_ledger(name).with_suffix(SUFFIX).exists()
+
+
+def _had_a_run(ledger: Path) -> bool:
+    """Whether a ledger says more than which plans its client declined."""
+    data = ledger.read_bytes()
+    chain = read_chain(data, ledger.name, None)
+    declined = all(isinstance(entry.record, Declined) for entry in chain.entries)
+    return bool(data) and not (declined and not chain.problems)
 
 
 def _claim(

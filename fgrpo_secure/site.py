@@ -15,6 +15,7 @@ from fractions import Fraction
 
 import torch
 
+from fgrpo_secure.admission import SiteRules, admit, sign_refusal, site_rules
 from fgrpo_secure.budget import open_client_ledger
 from fgrpo_secure.client import Client
 from fgrpo_secure.config import RunConfig
@@ -30,6 +31,7 @@ from fgrpo_secure.secrets import (
     private_directory,
     write_atomically,
 )
+from fgrpo_secure.site_policy import SitePolicyError
 from fgrpo_secure.task import load_run_policy, load_task
 from privacy.errors import PlanMismatchError, PrivacyError
 from privacy.plan import Plan
@@ -47,6 +49,7 @@ class Site:
         clients: by name.
         folder: where their private folders are.
         progress: for the operator's eyes.
+        rules: of the clients whose sites have a policy.
     """
 
     def __init__(
@@ -56,12 +59,14 @@ class Site:
         clients: Mapping[str, Client],
         folder: RunFolder,
         progress: SiteProgress,
+        rules: Mapping[str, SiteRules],
     ) -> None:
         self._folder = folder
         self._config = config
         self._policy = policy
         self._clients = clients
         self._progress = progress
+        self._rules = rules
 
     def handle(self, phase: str, name: str, payload: bytes) -> bytes:
         """Answer one phase in one client's name.
@@ -95,7 +100,14 @@ class Site:
     def _evaluate(self, name: str, payload: bytes) -> bytes:
         adapter.from_bytes(self._policy.model, payload)
         client = self._config.client_named(name)
-        result = evaluate(self._config, client, self._policy, self._progress)
+        rules = self._rules.get(name)
+        result = evaluate(
+            self._config,
+            client,
+            self._policy,
+            self._progress,
+            allowed=None if rules is None else rules.allowed,
+        )
         return json.dumps(asdict(result)).encode()
 
 
@@ -111,7 +123,8 @@ def open_site(
 
     Raises:
         FgrpoError: what a user can mend.
-        PrivacyError: a ledger that does not verify, or a budget that is spent.
+        PrivacyError: a ledger that does not verify, a budget that is spent, or a
+            site's own policy, whose refusal then stands in the client's ledger.
     """
     check_plan(plan, config)
     if plan.recipe != recipe_digest(config):
@@ -120,11 +133,16 @@ def open_site(
             "and settings of learning; compare these with the other parties"
         )
         raise PlanMismatchError(msg)
+    rules = site_rules(config, plan, folder, names)
+    for own in rules.values():
+        admit(own, plan, folder, run)
     torch.set_num_threads(config.machine.threads)
     policy = load_run_policy(config)
     clients = {}
     for name in names:
-        task = load_task(config, config.client_named(name), policy)
+        own = rules.get(name)
+        allowed = None if own is None else own.allowed
+        task = load_task(config, config.client_named(name), policy, allowed)
         if len(task.units) > plan.client(name).units:
             msg = (
                 f"the plan states fewer units for client {name!r} than it has; state "
@@ -135,7 +153,16 @@ def open_site(
         private = private_directory(folder.private(name))
         key = identity_key(private)
         roster = folder.roster(plan)
-        ledger = open_client_ledger(config, plan, folder, name, key, run, task.units)
+        check = None if own is None else own.check_opening
+        try:
+            if own is not None:
+                own.check_model()
+            ledger = open_client_ledger(
+                config, plan, folder, name, key, run, task.units, check
+            )
+        except SitePolicyError as error:
+            sign_refusal(error, plan, folder, name, run)
+            raise
         learner = Learner(
             plan=plan,
             name=name,
@@ -153,8 +180,9 @@ def open_site(
             key=key,
             roster=roster,
             federation=run.hex(),
+            rules=own,
         )
-    return Site(config, policy, clients, folder, progress)
+    return Site(config, policy, clients, folder, progress, rules)
 
 
 def check_plan(plan: Plan, config: RunConfig) -> None:

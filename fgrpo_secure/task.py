@@ -102,8 +102,19 @@ def public_size(config: RunConfig, client: ClientSection) -> int:
     return count if client.units is None else client.units
 
 
-def load_task(config: RunConfig, client: ClientSection, policy: Policy) -> Task:
+def load_task(
+    config: RunConfig,
+    client: ClientSection,
+    policy: Policy,
+    allowed: Mapping[str, str] | None = None,
+) -> Task:
     """Load all that a client learns from, and try its rewards once.
+
+    Args:
+        config: the run's configuration.
+        client: whose task.
+        policy: the model.
+        allowed: as `load_reward_set` takes it.
 
     Raises:
         DataError, RewardError, ConfigurationError: what is wrong, without any text of
@@ -111,7 +122,7 @@ def load_task(config: RunConfig, client: ClientSection, policy: Policy) -> Task:
     """
     own = load_units(config, client)
     _check_declared(client, len(own))
-    rewards = load_reward_set(client)
+    rewards = load_reward_set(client, allowed)
     first = next(iter(own.values())).examples[0]
     count = config.grpo.group_size
     columns = {name: [value] * count for name, value in first.columns.items()}
@@ -149,15 +160,24 @@ def _check_declared(client: ClientSection, count: int) -> None:
         )
 
 
-def load_reward_set(client: ClientSection) -> RewardSet:
+def load_reward_set(
+    client: ClientSection, allowed: Mapping[str, str] | None = None
+) -> RewardSet:
     """The reward functions that a client names.
 
+    Args:
+        client: the client.
+        allowed: of each reward the hex SHA-256 of the one file that may be run; None
+            runs what is there.
+
     Raises:
-        RewardError: one cannot be found or imported.
+        RewardError: one cannot be found or imported, or is another file.
     """
     weights = client.reward_weights or (1.0,) * len(client.reward)
     specs = [
-        RewardSpec(target, low, high, weight)
+        RewardSpec(
+            target, low, high, weight, None if allowed is None else allowed[target]
+        )
         for target, (low, high), weight in zip(
             client.reward, client.reward_range, weights, strict=True
         )

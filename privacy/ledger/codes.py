@@ -73,6 +73,7 @@ class Reason(StrEnum):
     POLICY_SURVIVORS = "policy_survivors"
     POLICY_COLLUDERS = "policy_colluders"
     POLICY_UNIT = "policy_unit"
+    POLICY_TRUST = "policy_trust"
     POLICY_MODEL = "policy_model"
     POLICY_REWARD = "policy_reward"
     POLICY_CODE = "policy_code"
