@@ -324,7 +324,7 @@ def _check_spend(policy: SitePolicy, facts: Facts) -> list[Refusal]:
             )
         )
     found += check_run_cost(rules, facts)
-    if not facts.cap_epsilon <= rules.epsilon_for_life:
+    if not _is_within(facts.cap_epsilon, rules.epsilon_for_life):
         found.append(
             Refusal(
                 Reason.POLICY_EPSILON,
@@ -335,7 +335,7 @@ def _check_spend(policy: SitePolicy, facts: Facts) -> list[Refusal]:
                 "epsilon_for_life",
             )
         )
-    if not facts.cap_delta <= rules.delta_for_life:
+    if not _is_within(facts.cap_delta, rules.delta_for_life):
         found.append(
             Refusal(
                 Reason.POLICY_DELTA,
@@ -356,8 +356,7 @@ def check_run_cost(rules: DataSetRules, facts: Facts) -> list[Refusal]:
     )
     found = []
     for reason, key, value, most in compared:
-        # Written so that whatever does not compare, as NaN, is refused.
-        if not value <= most:
+        if not _is_within(value, most):
             what = (
                 f"a run on data set {rules.name!r} costs {key} {decimal_text(value)}, "
                 f"and the site allows {decimal_text(most)}"
@@ -365,6 +364,11 @@ def check_run_cost(rules: DataSetRules, facts: Facts) -> list[Refusal]:
             fix = f"take a plan of a smaller {key}, or raise the policy's"
             found.append(Refusal(reason, what, fix))
     return found
+
+
+def _is_within(value: Decimal, most: Decimal) -> bool:
+    """Whether a cost is a number, and no more than what is allowed."""
+    return not value.is_nan() and value <= most
 
 
 def _check_model(policy: SitePolicy, facts: Facts) -> list[Refusal]:
