@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import torch
 
+from fgrpo_secure.admission import site_rules
 from fgrpo_secure.budget import open_client_ledger
 from fgrpo_secure.checkpoint import Checkpoint, write_checkpoint
 from fgrpo_secure.client import Client
@@ -197,6 +198,7 @@ class Federation:
             policy=self.site_policy,
             folder=self.client_folder(name),
         )
+        rules = site_rules(self.config, self.plan, self.folder, [name])
         return Client(
             plan=self.plan,
             name=name,
@@ -206,6 +208,7 @@ class Federation:
             key=key,
             roster=self.roster,
             federation=RUN.hex(),
+            rules=rules.get(name),
         )
 
     def client_folder(self, name):
@@ -230,7 +233,9 @@ class Federation:
             ledger.close()
 
     def records(self, party):
-        return records(self.folder.ledger(party))
+        if party == SERVER:
+            return records(self.folder.ledger(party))
+        return records(self.folder.own_ledger(party))
 
     def kinds(self, party):
         return [record["kind"] for record in self.records(party)]

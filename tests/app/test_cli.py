@@ -22,6 +22,10 @@ COMMANDS = (
     ["ledger"],
     ["ledger", "verify"],
     ["ledger", "show"],
+    ["policy"],
+    ["policy", "init"],
+    ["policy", "check"],
+    ["policy", "approve"],
     ["eval"],
 )
 
