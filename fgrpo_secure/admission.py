@@ -45,6 +45,9 @@ from privacy.ledger import (
 )
 from privacy.plan import Plan
 
+# Of a run that has not begun: no handle is that short.
+NO_RUN = b""
+
 # Shows an operator what is proposed, and returns what they typed.
 Ask = Callable[[Plan, Proposal], str]
 
@@ -121,6 +124,23 @@ class SiteRules:
             base_model=self._base_model.digest if self._base_model else "",
             rewards=tuple(self._rewards.values()),
         )
+
+    def to_approve(self, history: History) -> tuple[bytes, list[Refusal]]:
+        """The run that an operator would approve now, and what is against it.
+
+        A run of this plan that the ledger has open comes first, where it lacks an
+        approval; then the next one, which has no handle yet.
+
+        Raises:
+            ConfigurationError: the policy cannot be used.
+        """
+        opened = history.opened
+        is_open = opened is not None and history.phase is not Phase.CLOSED
+        if is_open and opened.plan_digest == self._plan.digest_bytes:
+            found = self.refusals(history, history.run)
+            if found:
+                return history.run, found
+        return NO_RUN, self.refusals(history, NO_RUN)
 
     def facts(self, history: History, run: bytes) -> Facts:
         """What the policy is held to.

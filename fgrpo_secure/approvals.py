@@ -162,7 +162,9 @@ def read_own(path: Path) -> bytes:
                 "Give the path of a policy.",
             )
         _check_owner(path, found, shared=False)
-        _check_owner(path.parent, path.parent.stat(), shared=True)
+        parent = path.parent.resolve()
+        for folder in (parent, *parent.parents):
+            _check_owner(folder, folder.stat(), shared=True)
         return handle.read(_MOST_BYTES + 1)
 
 
@@ -178,12 +180,12 @@ def _check_owner(path: Path, found: os.stat_result, *, shared: bool) -> None:
     if found.st_uid not in {0, os.geteuid()} and not sticky:
         raise ConfigurationError(
             f"{path} belongs to another account, which could change the policy.",
-            "Make it this account's or root's own.",
+            "Keep the policy where only this account or root may write.",
         )
     if found.st_mode & _OTHERS_WRITE and not sticky:
         raise ConfigurationError(
             f"{path} may be written by others, who could change the policy.",
-            f"Run `chmod go-w {path}`.",
+            f"Run `chmod go-w {path}`, or keep the policy elsewhere.",
         )
 
 

@@ -92,6 +92,10 @@ def _problem(
             f"{where} is missing, and has no default",
             f"Add it; {guide.document} says what {key} means.",
         )
+    if kind == "tuple_type":
+        written = f"[[{where}]], in double brackets"
+        written = written if where in guide.tables else f'{key} = ["...", "..."]'
+        return f"{where} is no list", f"Write {written}."
     if kind == "value_error":
         reason = problem["msg"].removeprefix("Value error, ")
         what, _, fix = reason.partition("; ")

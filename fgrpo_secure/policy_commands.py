@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from fgrpo_secure.site_policy import Facts, Refusal, SitePolicy
     from privacy.plan import Plan
 
-# No run has this handle, which is of another length.
-_NO_RUN = b""
-
 _TEMPLATE = """\
 # What this site allows, whatever a plan, a configuration or a coordinator says.
 # Every key is required, and what no line allows is refused. docs/policy.md.
@@ -173,13 +170,14 @@ def approve_plan(options: argparse.Namespace) -> int:
         plan, found = _proposed(config, names)
     ask = operator_asked(config)
     for name, (rules, _) in found.items():
-        refusals = rules.refusals(rules.history(), _NO_RUN)
+        history = rules.history()
+        run, refusals = rules.to_approve(history)
         if not refusals:
             print(f"{name}: nothing is left to approve.")
             continue
         if any(refusal.reason.value != "not_approved" for refusal in refusals):
             return _report({name: refusals}, options)
-        proposal = rules.proposal(rules.history(), _NO_RUN)
+        proposal = rules.proposal(history, run)
         if options.digest is not None:
             typed = options.digest
         elif sys.stdin is not None and sys.stdin.isatty():
@@ -202,14 +200,14 @@ def _proposed(
     config: RunConfig, names: list[str]
 ) -> tuple[Plan, dict[str, tuple[SiteRules, Facts]]]:
     """The plan of a configuration, and what it would be to these clients."""
-    from fgrpo_secure.admission import site_rules
+    from fgrpo_secure.admission import NO_RUN, site_rules
     from fgrpo_secure.folders import RunFolder
     from fgrpo_secure.job import make_plan
 
     plan, _ = make_plan(config)
     rules = site_rules(config, plan, RunFolder.of(Path(), config), names)
     return plan, {
-        name: (own, own.facts(own.history(), _NO_RUN)) for name, own in rules.items()
+        name: (own, own.facts(own.history(), NO_RUN)) for name, own in rules.items()
     }
 
 

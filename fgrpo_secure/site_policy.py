@@ -92,7 +92,7 @@ class SitePolicy(Section):
         )
         for what, keys in kinds:
             listed = list(keys)
-            if len(set(listed)) < len(listed):
+            if any(key in listed[:place] for place, key in enumerate(listed)):
                 msg = f"two {what}; keep the one that is meant"
                 raise ValueError(msg)
         return self
@@ -300,7 +300,7 @@ def check_survivors(policy: SitePolicy, clients: int, where: str) -> list[Refusa
 
 def task_of(policy: SitePolicy, facts: Facts) -> TaskRules | None:
     """The one entry for this data set with exactly these rewards, if there is one."""
-    named = frozenset(reward.name for reward in facts.rewards)
+    named = sorted(reward.name for reward in facts.rewards)
     for task in policy.task:
         if _key(task) == (facts.data_set, named):
             return task
@@ -418,8 +418,8 @@ def _pair(reward: RewardRules) -> tuple[str, str]:
     return reward.name, reward.sha256
 
 
-def _key(task: TaskRules) -> tuple[str, frozenset[str]]:
-    return task.data_set, frozenset(task.rewards)
+def _key(task: TaskRules) -> tuple[str, list[str]]:
+    return task.data_set, sorted(task.rewards)
 
 
 def _listed(names: Iterable[str]) -> str:

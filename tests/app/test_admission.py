@@ -9,6 +9,8 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fgrpo_secure import site as site_module
 from fgrpo_secure.admission import admit, site_rules
@@ -25,6 +27,7 @@ from privacy.errors import BudgetExceededError
 from privacy.ledger import verify_ledger
 from tests.app.policies import allowing, write_policy
 from tests.app.sites import FIRST, NAME, SECOND
+from tests.app.test_site_policy import tightened
 from tests.end_to_end.program import ASSETS, NAMES, UNITS, records
 from tests.plans import NO_PROMISE, cohort, make_plan
 
@@ -169,6 +172,24 @@ def test_what_a_key_forbids_is_refused_in_writing_and_nothing_is_charged(door, n
     assert one.declined() == [reason]
 
 
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_is_refused_is_signed_and_never_charged(door, data):
+    one = door()
+    for _ in range(data.draw(st.integers(1, 3))):
+        one.tables = data.draw(tightened(one.tables))
+    one.write()
+    before = len(one.declined()) if one.kinds() else 0
+    try:
+        one.ask()
+    except SitePolicyError as error:
+        reasons = [reason.value for reason in error.reasons]
+        assert one.declined()[before:] == reasons
+        assert one.verified().history.charges == ()
+    else:
+        assert one.kinds() == ["declined"] * before
+
+
 def test_a_plan_that_promises_nothing_passes_no_policy(door):
     one = door()
     one.plan = replace(one.plan, **NO_PROMISE)
@@ -290,6 +311,13 @@ def test_a_policy_in_a_folder_that_others_may_write_is_not_followed(door):
     # There each may only touch what is theirs.
     place.chmod(0o1777)
     load_policy(path)
+    within = place / "within"
+    within.mkdir(mode=0o700)
+    inner = write_policy(within / "site.toml", one.tables)
+    load_policy(inner)
+    place.chmod(0o777)
+    with pytest.raises(ConfigurationError, match="written by others"):
+        load_policy(inner)
 
 
 def test_a_policy_of_another_account_is_not_followed(door, monkeypatch):
@@ -369,6 +397,24 @@ def test_an_approval_is_of_one_run_and_the_next_one_asks_again(door):
     approve(one.path, one.proposal(SECOND, "second"))
     one.ask(SECOND, "second")
     one.open(SECOND, "second")
+
+
+def test_a_run_that_is_open_can_be_approved_when_its_policy_begins_to_ask(door):
+    one = door()
+    ledger = one.open()
+    one.tables["task"][0]["approval"] = "ask"
+    one.write()
+    ledger.close()
+    rules = one.rules()
+    history = rules.history()
+    run, found = rules.to_approve(history)
+    assert (run, [refusal.reason for refusal in found]) == (FIRST, ["not_approved"])
+    approve(one.path, rules.proposal(history, run))
+    one.ask()
+    # The next approval is of the next run, and this one's is not.
+    run, found = rules.to_approve(history)
+    assert (run, [refusal.reason for refusal in found]) == (b"", ["not_approved"])
+    assert rules.proposal(history, run).run_number == 2
 
 
 def altered(proposal):

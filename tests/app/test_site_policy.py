@@ -143,6 +143,9 @@ def test_a_reward_under_another_name_is_refused_though_the_file_is_listed():
 def test_a_task_is_exactly_its_rewards_and_no_part_of_them():
     judge = replace(ALLOWED, rewards=BOTH[1:])
     assert reasons(judge) == [Reason.POLICY_TASK]
+    # Two files of one name are two rewards.
+    twice = (*ALLOWED.rewards, RewardFile("rewards.py:exact", OTHER))
+    assert reasons(replace(ALLOWED, rewards=twice)) == [Reason.POLICY_TASK]
     assert task_of(policy_of(TABLES), judge) is None
     assert task_of(policy_of(TABLES), replace(ALLOWED, rewards=BOTH)).approval == "auto"
 
