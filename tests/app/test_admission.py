@@ -18,6 +18,7 @@ from fgrpo_secure.approvals import approve, load_policy
 from fgrpo_secure.base_model import read_base_model
 from fgrpo_secure.budget import open_client_ledger
 from fgrpo_secure.errors import ConfigurationError, RewardError
+from fgrpo_secure.grpo.adapter import to_bytes
 from fgrpo_secure.grpo.rewards import reward_source
 from fgrpo_secure.registration import recipe_digest
 from fgrpo_secure.secrets import identity_key
@@ -577,6 +578,18 @@ def test_a_reward_that_is_exchanged_after_it_was_checked_is_not_run(door, monkey
         one.site()
     assert not made[0].exists()
     assert one.kinds() == before
+
+
+def test_a_reward_that_is_exchanged_during_a_run_does_not_score_its_end(door):
+    one = door(
+        f'client.{NAME}.eval_data="data/{NAME}-heldout.jsonl"',
+        f"client.{NAME}.eval_public=true",
+    )
+    site = one.site()
+    _, marker = marked(one)
+    with pytest.raises(RewardError, match="has changed since"):
+        site.handle("evaluate", NAME, to_bytes(site._policy.model))
+    assert not marker.exists()
 
 
 def test_compiled_code_beside_a_reward_is_not_run(door, tmp_path, monkeypatch):
