@@ -22,11 +22,13 @@ from fgrpo_secure.terms import round_terms
 from privacy.crypto import SigningKey, VerifyKey
 from privacy.errors import (
     BudgetExceededError,
+    EquivocationError,
     LedgerError,
     MalformedMessageError,
     PrivacyError,
     RefusalError,
     ReplayError,
+    RollbackError,
 )
 from privacy.ledger import (
     ClientClosed,
@@ -37,6 +39,8 @@ from privacy.ledger import (
     Reason,
     Refused,
     Status,
+    View,
+    Witness,
     reason_of,
 )
 from privacy.plan import Plan
@@ -108,6 +112,7 @@ class Client:
         self._rules = rules
         self._state: secagg.ClientState | None = None
         self._adapter = b""
+        self._witness = Witness(ledger, key)
         self._phases = {
             "offer": self._join,
             "roster": self._share_keys,
@@ -116,6 +121,7 @@ class Client:
             "quorum": self._reveal,
             "published": self._finish,
             "aborted": self._abort,
+            "log": self._position,
         }
 
     def handle(self, phase: str, payload: bytes) -> bytes:
@@ -138,8 +144,9 @@ class Client:
         if phase in _AWAITED and not isinstance(self._state, _AWAITED[phase]):
             msg = "this client does not wait for that message: skip the round"
             raise ReplayError(msg)
-        if phase in {"offer", "aborted"}:
-            # These end what is in flight, so they are verified before it is touched.
+        if phase in {"offer", "aborted", "log"}:
+            # These end what is in flight, so they are verified before it is touched;
+            # the last of them only asks.
             return self._phases[phase](payload)
         try:
             return self._phases[phase](payload)
@@ -158,12 +165,29 @@ class Client:
             self._state = None
             raise
 
-    def close(self) -> None:
-        """Close this run in the ledger. Closing twice is no error."""
+    def close(self, log: bytes = b"") -> bytes:
+        """Close this run in the ledger. Closing twice is no error.
+
+        Args:
+            log: what the server shows of its own ledger, which it has closed.
+
+        Returns:
+            The last checkpoint that this client vouched for; nothing without one.
+
+        Raises:
+            PrivacyError: the log is not what it should be. The run is closed all the
+                same.
+        """
         if self._ledger.history.phase is Phase.CLOSED:
-            return
+            return self._witness.position()
         self._state = None
         self._end_unfinished(Reason.STOPPED)
+        try:
+            return self._cosign(log) if log else self._witness.position()
+        finally:
+            self._close_ledger()
+
+    def _close_ledger(self) -> None:
         history = self._ledger.history
         spend, lifetime = history.totals()
         self._ledger.append(
@@ -181,6 +205,7 @@ class Client:
         """Check an offer, and only where it is good end what was before it."""
         reader = Reader(payload)
         number, offer, offered = reader.integer(), reader.field(), reader.field()
+        log = reader.field()
         reader.finish()
         try:
             if number > self._plan.rounds:
@@ -204,8 +229,12 @@ class Client:
         # The digest in the offer is of these bytes, so that a client which was shown
         # another adapter than the rest gets masks that do not cancel.
         adapter.from_bytes(self._policy.model, offered)
+        # Nothing is joined, and so nothing charged, before the log of all that was
+        # before is found to be in order.
+        view = self._checked(log)
         self._state = None
         self._end_unfinished(Reason.INTERRUPTED)
+        self._witness.vouch(view)
         self._ledger.append(
             Joined(
                 round=number,
@@ -249,9 +278,10 @@ class Client:
         return answer
 
     def _finish(self, payload: bytes) -> bytes:
+        message, log = _with_log(payload)
         published = self._taken(
             secagg.AwaitingSurvivors, secagg.AwaitingQuorum, secagg.Revealed
-        ).conclude(payload)
+        ).conclude(message)
         history = self._ledger.history
         self._ledger.append(
             Outcome(
@@ -265,7 +295,7 @@ class Client:
                 transcript=published.transcript_hash,
             )
         )
-        return b"done"
+        return self._cosign(log)
 
     def _abort(self, payload: bytes) -> bytes:
         """Note the end of a round, as far as this client can vouch for it.
@@ -277,7 +307,8 @@ class Client:
         if state is None:
             msg = "there is no round in progress at this client"
             raise ReplayError(msg)
-        told = read_aborted(payload, state.seat.terms, state.seat.offer_digest)
+        message, log = _with_log(payload)
+        told = read_aborted(message, state.seat.terms, state.seat.offer_digest)
         self._state = None
         if isinstance(state, secagg.Revealed):
             outcome = self._outcome(Status.MISSED, Reason.SERVER_ABORTED)
@@ -286,7 +317,29 @@ class Client:
                 Status.ABORTED, Reason.SERVER_ABORTED, told.ledger_head
             )
         self._ledger.append(outcome)
-        return b"done"
+        return self._cosign(log)
+
+    def _checked(self, log: bytes) -> View:
+        """Check what an offer shows of the log."""
+        try:
+            return self._witness.check(log)
+        except RefusalError as error:
+            self._refuse(error)
+            raise
+        except (EquivocationError, RollbackError) as error:
+            # It has refused in writing; nothing that is in flight goes on.
+            self._state = None
+            self._end_unfinished(reason_of(error))
+            raise
+
+    def _cosign(self, log: bytes) -> bytes:
+        """Check what the server shows of its log; vouch for it on disk, then to it."""
+        return self._witness.vouch(self._witness.check(log))
+
+    def _position(self, payload: bytes) -> bytes:
+        """How much of the server's log this client has checked."""
+        Reader(payload).finish()
+        return self._witness.position()
 
     def _taken(self, *kinds: type[_State]) -> _State:
         """The waiting state, which the caller now owns: nobody can use it again.
@@ -348,3 +401,11 @@ def _reasons(error: PrivacyError) -> tuple[Reason, ...]:
     if isinstance(error, SitePolicyError):
         return error.reasons
     return (reason_of(error),)
+
+
+def _with_log(payload: bytes) -> tuple[bytes, bytes]:
+    """A message of the protocol, and what came with it of the server's log."""
+    reader = Reader(payload)
+    message, log = reader.field(), reader.field()
+    reader.finish()
+    return message, log

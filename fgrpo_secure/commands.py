@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fgrpo_secure.admission import Ask
     from fgrpo_secure.approvals import Proposal
     from fgrpo_secure.config import RunConfig
+    from privacy.ledger import SignedRoot
     from privacy.plan import Plan
 
 EXIT_WRONG = 1
@@ -287,20 +288,28 @@ def _again(options: argparse.Namespace, root: Path) -> str:
 
 def verify_ledgers(options: argparse.Namespace) -> int:
     """Check runs' folders and single ledger files."""
-    from privacy.ledger import verify_run
+    from privacy.ledger import SignedRoot, split_views, verify_run
 
     wrong = 0
+    roots: list[SignedRoot] = []
     for path in options.paths:
         if path.is_dir():
             report = verify_run(path, unfinished=options.unfinished)
+            roots += [
+                SignedRoot(root.head, root.server, f"{path / root.where}")
+                for root in report.roots
+            ]
             for problem in report.problems:
                 print(f"{path / problem.file}: {problem}")
             wrong += len(report.problems)
             if report.ok:
                 _print_verified(path, report)
         else:
-            wrong += _verify_file(path, closed=not options.unfinished)
-    return EXIT_WRONG if wrong else 0
+            wrong += _verify_file(path, roots, closed=not options.unfinished)
+    split = split_views(roots)
+    for found in split:
+        print(found)
+    return EXIT_WRONG if wrong or split else 0
 
 
 def _print_verified(path: Path, report: Any) -> None:  # noqa: ANN401
@@ -317,10 +326,25 @@ def _print_verified(path: Path, report: Any) -> None:  # noqa: ANN401
             f"{decimal_text(spend.delta)}, {spend.charges} charges"
         )
         print(f"    {report.budgets[name].words()}")
+    print(f"  log: {report.log_size} lines, {_cosigned_words(report)}")
 
 
-def _verify_file(path: Path, *, closed: bool) -> int:
-    from privacy.ledger import Budget, Role, read_key_file, verify_ledger
+def _cosigned_words(report: Any) -> str:  # noqa: ANN401
+    """How far each client has cosigned the server's log."""
+    by_size: dict[int, list[str]] = {}
+    for name in sorted(report.spends):
+        by_size.setdefault(report.cosigned.get(name, 0), []).append(name)
+    parts = [
+        f"cosigned up to {size} by {' '.join(names)}"
+        if size
+        else f"not cosigned by {' '.join(names)}"
+        for size, names in sorted(by_size.items(), reverse=True)
+    ]
+    return "; ".join(parts)
+
+
+def _verify_file(path: Path, roots: list[SignedRoot], *, closed: bool) -> int:
+    from privacy.ledger import Budget, Role, read_key_file, roots_of, verify_ledger
 
     pinned = path.parent.parent / "keys" / f"{path.stem}.pub"
     try:
@@ -330,6 +354,7 @@ def _verify_file(path: Path, *, closed: bool) -> int:
         print(error)
         return 1
     print(f"{path}: verifies: {ledger.party}, {ledger.history.records} records")
+    roots += roots_of(str(path), ledger.runs)
     if ledger.role is Role.CLIENT and ledger.runs:
         print(f"  {Budget.of(ledger.runs).words()}")
     if key is None:

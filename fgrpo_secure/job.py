@@ -175,7 +175,7 @@ def run(
                 after = job.evaluate(server.adapter)
             adapter.save_pretrained(server.model_with_adapter(), root / "adapter")
             server.close()
-            job.close()
+            job.close(server)
         finally:
             job.copy_ledgers()
         summary = job.summary(before, after, ledger)
@@ -284,17 +284,16 @@ class _Job:
                 f"See what ended them, then go on: {_RESUME}",
             )
 
-    def close(self) -> None:
-        """Have every client close its ledger.
+    def close(self, server: Server) -> None:
+        """Show every client the whole log, and have it close its ledger.
 
         Raises:
             StateError: one could not; the run is then not finished.
         """
         closed = self._exchange.exchange(
-            "close",
-            dict.fromkeys(self._names, b""),
-            self._config.machine.deadline_seconds,
+            "close", server.last_words(), self._config.machine.deadline_seconds
         )
+        server.take_cosignatures(closed)
         gone = ", ".join(sorted(set(self._names) - closed.keys()))
         if gone:
             raise StateError(

@@ -6,7 +6,7 @@ the guarantee permits; whatever it says goes into its signed ledger first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +39,7 @@ from privacy.ledger import (
     Roster,
     RoundOpened,
     ServerClosed,
+    SharedLog,
     Survivors,
     reason_of,
 )
@@ -93,6 +94,34 @@ class _Seen:
     clients: frozenset[str]
 
 
+class _Openings(Mapping[str, bytes]):
+    """For each client the same message, and behind it what is shown to it of the log.
+
+    A message is put together when it is sent: an adapter for each client at once would
+    fill the memory.
+
+    Args:
+        message: for all.
+        shown: by client.
+    """
+
+    def __init__(self, message: bytes, shown: Mapping[str, bytes]) -> None:
+        self._message = message
+        self._shown = shown
+
+    def __getitem__(self, name: str) -> bytes:
+        """The message to one client."""
+        return self._message + Writer().field(self._shown[name]).finish()
+
+    def __iter__(self) -> Iterator[str]:
+        """The clients, sorted."""
+        return iter(sorted(self._shown))
+
+    def __len__(self) -> int:
+        """How many clients there are."""
+        return len(self._shown)
+
+
 class Server:
     """The coordinator.
 
@@ -129,6 +158,10 @@ class Server:
         self._deadline = deadline
         self._names = frozenset(client.name for client in plan.clients)
         self._state = Checkpoint(b"", OptimizerState.fresh(0))
+        clients = {name: roster[name] for name in self._names}
+        self._log = SharedLog(ledger, key, clients)
+        # Where the run was opened just now, nobody has seen anything of its log.
+        self._met = ledger.history.records == 1
 
     @property
     def adapter(self) -> bytes:
@@ -173,11 +206,13 @@ class Server:
 
         Raises:
             LedgerError: the record is unreliable; nothing more may be done.
+            RollbackError: a client has a checkpoint of more than the ledger holds.
             StepError: the step left part of the adapter as it was, or made numbers
                 that are not finite. The round is aborted and stays charged, and no
                 other may follow in this run.
         """
         refuse_if_stopped(self._folder)
+        self._meet(exchange)
         terms = round_terms(
             self._plan,
             roster=self._roster,
@@ -186,6 +221,7 @@ class Server:
             adapter=self.adapter,
         )
         adverts, offer = open_round(terms, self._key, system_entropy, ())
+        shown = self._log.updates(self._names)
         seen = _Seen(terms, adverts.desk.offer_digest, frozenset())
         self._ledger.append(
             RoundOpened(
@@ -196,7 +232,9 @@ class Server:
             )
         )
         try:
-            unmasked = self._collect(exchange, number, adverts, offer, seen)
+            opening = Writer().integer(number).field(offer).field(self.adapter)
+            openings = _Openings(opening.finish(), shown)
+            unmasked = self._collect(exchange, number, adverts, openings, seen)
             gradient = self._decode(unmasked)
         except PrivacyError as error:
             if self._ledger.history.phase is Phase.IDLE:
@@ -213,6 +251,14 @@ class Server:
             raise
         words = f"{len(unmasked.survivors)} of {len(self._names)} clients in the sum"
         return RoundOutcome(published=True, words=words)
+
+    def last_words(self) -> Mapping[str, bytes]:
+        """What each client is shown of the whole log before it closes its own."""
+        return self._log.updates(self._names)
+
+    def take_cosignatures(self, replies: Mapping[str, bytes]) -> None:
+        """Keep what the clients answered to the last words."""
+        self._log.take(replies)
 
     def close(self) -> None:
         """Close the run in the ledger."""
@@ -232,7 +278,7 @@ class Server:
         exchange: Exchange,
         number: int,
         adverts: CollectingAdverts,
-        offer: bytes,
+        openings: Mapping[str, bytes],
         seen: _Seen,
     ) -> Unmasked:
         """All phases up to the open sum."""
@@ -242,9 +288,7 @@ class Server:
             seen.clients = frozenset(replies)
             return replies
 
-        opening = Writer().integer(number).field(offer).field(self.adapter).finish()
-        replies = ask("offer", dict.fromkeys(sorted(self._names), opening))
-        shares, messages = adverts.collect(replies)
+        shares, messages = adverts.collect(ask("offer", openings))
         self._ledger.append(
             Roster(
                 round=number,
@@ -334,9 +378,7 @@ class Server:
         told = abort_message(
             seen.terms, seen.offer_digest, self._key, reason.value, self._ledger.head
         )
-        exchange.exchange(
-            "aborted", dict.fromkeys(sorted(self._names), told), self._deadline
-        )
+        self._tell(exchange, "aborted", told, self._names)
 
     def _publish(
         self,
@@ -376,9 +418,25 @@ class Server:
         keep_only(self._folder, after)
         self._state = following
         message = unmasked.publish(after, head)
-        exchange.exchange(
-            "published", dict.fromkeys(unmasked.survivors, message), self._deadline
-        )
+        self._tell(exchange, "published", message, unmasked.survivors)
+
+    def _meet(self, exchange: Exchange) -> None:
+        """Ask every client, once a process, how much of the log it has checked.
+
+        A server whose ledger was replaced by an older copy learns it here, before it
+        signs a second history.
+        """
+        if not self._met:
+            asked = dict.fromkeys(sorted(self._names), b"")
+            self._log.meet(exchange.exchange("log", asked, self._deadline))
+            self._met = True
+
+    def _tell(
+        self, exchange: Exchange, phase: str, message: bytes, names: Collection[str]
+    ) -> None:
+        """Tell clients how a round ended, show them the log, keep who cosigned."""
+        shown = _Openings(Writer().field(message).finish(), self._log.updates(names))
+        self._log.take(exchange.exchange(phase, shown, self._deadline))
 
     def _abort(self, reason: Reason, dropouts: frozenset[str]) -> None:
         history = self._ledger.history

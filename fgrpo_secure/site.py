@@ -83,8 +83,7 @@ class Site:
             if phase == "evaluate":
                 return self._evaluate(name, payload)
             if phase == "close":
-                self._clients[name].close()
-                return b"done"
+                return self._clients[name].close(payload)
             return self._clients[name].handle(phase, payload)
         except (PrivacyError, FgrpoError):
             raise

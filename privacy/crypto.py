@@ -69,6 +69,8 @@ class Label(StrEnum):
     IDENTITY = "fgrpo-secure/1/identity-fingerprint"
     LEDGER_RECORD = "fgrpo-secure/1/ledger-record"
     LEDGER_COMMIT = "fgrpo-secure/1/ledger-commit"
+    LOG_ORIGIN = "fgrpo-secure/1/log-origin"
+    LOG_UPDATE = "fgrpo-secure/1/log-update"
     UNIT_STREAM = "fgrpo-secure/1/unit-stream"
     ROTATION = "fgrpo-secure/1/rotation"
     DATA_SET_UNIT = "fgrpo-secure/1/data-set-unit"
@@ -119,6 +121,14 @@ def sha256(label: Label, *parts: View) -> bytes:
 def _labelled(label: Label) -> hashlib._Hash:
     """SHA-256 after the label, which goes before the parts."""
     return hashlib.sha256(framed(label))
+
+
+def bare_sha256(data: bytes) -> bytes:
+    """SHA-256 without a label: for formats of others that separate their own uses.
+
+    Source: RFC 6962 section 2.1 and c2sp.org/signed-note, which need it so.
+    """
+    return hashlib.sha256(data).digest()
 
 
 def framed(label: Label, *parts: bytes) -> bytes:

@@ -91,3 +91,11 @@ class BadSignatureError(LedgerError):
 
 class DisagreementError(LedgerError):
     """Two records that must agree do not."""
+
+
+class EquivocationError(LedgerError):
+    """The server signed two histories, or one that is not what it told us."""
+
+
+class RollbackError(LedgerError):
+    """A ledger is older than what others have seen of it."""

@@ -13,6 +13,7 @@ from privacy.ledger.charges import (
     charged,
     filter_epsilon,
 )
+from privacy.ledger.checkpoint import Checkpoint, Note, log_origin, parse_note
 from privacy.ledger.codes import Claim, Reason, Role, Status, reason_of
 from privacy.ledger.fields import HANDLE_BYTES, decimal_text
 from privacy.ledger.folder import Report, verify_run
@@ -30,7 +31,9 @@ from privacy.ledger.records import (
     ClientClosed,
     ClientOpened,
     Commit,
+    Cosigned,
     Declined,
+    Disputed,
     Event,
     Intent,
     Joined,
@@ -48,6 +51,7 @@ from privacy.ledger.records import (
     Survivors,
 )
 from privacy.ledger.remembered import HEAD_SUFFIX
+from privacy.ledger.shared_log import SharedLog
 from privacy.ledger.show import show
 from privacy.ledger.steps import Phase
 from privacy.ledger.store import Ledger
@@ -57,6 +61,8 @@ from privacy.ledger.verify import (
     read_history,
     verify_ledger,
 )
+from privacy.ledger.verify_log import SignedRoot, roots_of, split_views
+from privacy.ledger.witness import View, Witness
 
 __all__ = [
     "HANDLE_BYTES",
@@ -64,11 +70,14 @@ __all__ = [
     "Aborted",
     "Budget",
     "Charges",
+    "Checkpoint",
     "Claim",
     "ClientClosed",
     "ClientOpened",
     "Commit",
+    "Cosigned",
     "Declined",
+    "Disputed",
     "Entry",
     "Event",
     "History",
@@ -76,6 +85,7 @@ __all__ = [
     "Joined",
     "Ledger",
     "Lifetime",
+    "Note",
     "Outcome",
     "Phase",
     "Price",
@@ -92,10 +102,14 @@ __all__ = [
     "Run",
     "ServerClosed",
     "ServerOpened",
+    "SharedLog",
+    "SignedRoot",
     "Spend",
     "Status",
     "Survivors",
     "VerifiedLedger",
+    "View",
+    "Witness",
     "cap_order",
     "charge_count",
     "charged",
@@ -103,14 +117,18 @@ __all__ = [
     "commitment",
     "decimal_text",
     "filter_epsilon",
+    "log_origin",
+    "parse_note",
     "plan_digest",
     "price_charges",
     "read_history",
     "read_key_file",
     "reason_of",
+    "roots_of",
     "show",
     "spend_of",
     "spends_after",
+    "split_views",
     "verify_ledger",
     "verify_run",
     "write_key_file",

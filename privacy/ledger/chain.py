@@ -108,7 +108,7 @@ def read_chain(data: bytes, file: str, key: VerifyKey | None) -> Chain:
     for number, line in enumerate(lines, start=1):
         head = line_hash(line)
         try:
-            header, record, key = _read_line(line, key)
+            header, record, key = read_line(line, key)
         except LedgerError as error:
             problems.append(Problem(file, number, str(error), type(error)))
         else:
@@ -122,7 +122,16 @@ def read_chain(data: bytes, file: str, key: VerifyKey | None) -> Chain:
     return Chain(tuple(entries), tuple(problems), key)
 
 
-def _read_line(line: bytes, key: VerifyKey | None) -> tuple[Header, Record, VerifyKey]:
+def read_line(line: bytes, key: VerifyKey | None) -> tuple[Header, Record, VerifyKey]:
+    """One line without its newline, and the key that signed it.
+
+    Args:
+        line: its bytes.
+        key: whose signature is asked for; None takes the one that the record names.
+
+    Raises:
+        LedgerError: not a line of a ledger, or not signed by that key.
+    """
     try:
         envelope = open_line(line)
     except MalformedMessageError as error:

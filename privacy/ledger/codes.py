@@ -8,6 +8,7 @@ from privacy.errors import (
     BadSignatureError,
     BelowThresholdError,
     BudgetExceededError,
+    EquivocationError,
     FaultyClientError,
     FaultyPeerOrServerError,
     FaultyServerError,
@@ -16,6 +17,7 @@ from privacy.errors import (
     PlanMismatchError,
     PrivacyError,
     ReplayError,
+    RollbackError,
     UnsupportedEventError,
 )
 
@@ -67,6 +69,8 @@ class Reason(StrEnum):
     BUDGET_EXCEEDED = "budget_exceeded"
     UNSUPPORTED_EVENT = "unsupported_event"
     LEDGER_UNRELIABLE = "ledger_unreliable"
+    EQUIVOCATION = "equivocation"
+    ROLLBACK = "rollback"
     POLICY_EPSILON = "policy_epsilon"
     POLICY_DELTA = "policy_delta"
     POLICY_COHORT = "policy_cohort"
@@ -93,6 +97,8 @@ _REASONS: tuple[tuple[type[PrivacyError], Reason], ...] = (
     (FaultyClientError, Reason.FAULTY_CLIENT),
     (FaultyPeerOrServerError, Reason.FAULTY_PEER_OR_SERVER),
     (BadSignatureError, Reason.BAD_SIGNATURE),
+    (EquivocationError, Reason.EQUIVOCATION),
+    (RollbackError, Reason.ROLLBACK),
     (LedgerError, Reason.LEDGER_UNRELIABLE),
 )
 

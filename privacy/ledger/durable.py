@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# What a file is called before it takes another's place.
+TEMPORARY = ".tmp"
+
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write beside the file, sync, and put the new file in its place.
@@ -12,7 +15,7 @@ def replace_file(path: Path, data: bytes) -> None:
     Raises:
         OSError: the disk refused; the file is as it was.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(path.name + TEMPORARY)
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
     descriptor = os.open(temporary, flags, 0o644)
     try:

@@ -15,7 +15,7 @@ from enum import StrEnum
 from fractions import Fraction
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_type_hints
 
-from privacy.crypto import DIGEST_BYTES, KEY_BYTES
+from privacy.crypto import DIGEST_BYTES, KEY_BYTES, SIGNATURE_BYTES
 from privacy.errors import MalformedMessageError
 from privacy.wire import MAX_JSON_INTEGER, Json, parse_rational, rational
 
@@ -194,6 +194,7 @@ Software = Annotated[str, _text(_SOFTWARE, "a version of the software")]
 Digest = Annotated[bytes, _DIGEST_CODEC]
 MaybeDigest = Annotated[bytes | None, optional(_DIGEST_CODEC)]
 Handle = Annotated[bytes, _hex(HANDLE_BYTES)]
+Signature = Annotated[bytes, _hex(SIGNATURE_BYTES)]
 Rate = Annotated[Fraction, Codec(rational, _decode_rate)]
 Number = Annotated[Decimal, Codec(decimal_text, _decode_decimal)]
 Keys = Annotated[Mapping[str, bytes], _keyed(_hex(KEY_BYTES))]

@@ -5,13 +5,14 @@
 3. Every ledger passes `verify`, under the key that the folder pins for its party.
 4. All opened the same run, with the same plan and the same keys, and closed it.
 5. Every round stands alike in the server's ledger and in the clients'.
-6. `summary.json` says what the ledgers add up to.
+6. The log's checkpoints, and what the clients vouched for, are of the server's ledger.
+7. `summary.json` says what the ledgers add up to.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -19,7 +20,8 @@ from pathlib import Path
 from privacy.crypto import VerifyKey
 from privacy.errors import LedgerError, MalformedMessageError
 from privacy.ledger.budget import Budget
-from privacy.ledger.chain import Problem
+from privacy.ledger.chain import Problem, split_lines
+from privacy.ledger.durable import TEMPORARY
 from privacy.ledger.history import claimed_epsilon
 from privacy.ledger.keyfiles import KEY_SUFFIX, parse_key_file
 from privacy.ledger.payload import plan_digest
@@ -27,9 +29,11 @@ from privacy.ledger.pricing import Price, Pricing, price_charges
 from privacy.ledger.reconcile import RunFile, reconcile
 from privacy.ledger.records import Spend
 from privacy.ledger.remembered import HEAD_SUFFIX, Head, parse_head
+from privacy.ledger.shared_log import CHECKPOINT, LOG_FOLDER
 from privacy.ledger.steps import Phase
 from privacy.ledger.terms import Terms, read_terms
 from privacy.ledger.verify import Run, VerifiedLedger, examine
+from privacy.ledger.verify_log import LogReport, SignedRoot, check_log, roots_of
 from privacy.plan import SERVER
 from privacy.wire import Json
 
@@ -48,6 +52,9 @@ class Report:
         aborted: attempts that did not.
         spends: what each client whose ledger verifies has spent in this run.
         budgets: what its data set has spent by the end of this run, in all runs.
+        log_size: lines of the server's ledger.
+        cosigned: the largest size of it that each client cosigned.
+        roots: all that the server signed of its log.
     """
 
     problems: tuple[Problem, ...]
@@ -57,6 +64,9 @@ class Report:
     aborted: int = 0
     spends: Mapping[str, Spend] = field(default_factory=dict)
     budgets: Mapping[str, Budget] = field(default_factory=dict)
+    log_size: int = 0
+    cosigned: Mapping[str, int] = field(default_factory=dict)
+    roots: Sequence[SignedRoot] = ()
 
     @property
     def ok(self) -> bool:
@@ -90,6 +100,7 @@ class _Check:
         server = runs.pop(SERVER, None)
         if server is not None:
             self.problems += reconcile(server, runs, unfinished=self.unfinished)
+        log = self._log(server, runs, keys, ledgers)
         spends = {name: run.run.history.totals()[0] for name, run in runs.items()}
         budgets = {
             name: Budget.of(ledgers[name].runs_until(run.run))
@@ -106,6 +117,9 @@ class _Check:
             aborted=server.run.history.aborted if server else 0,
             spends=spends,
             budgets=budgets,
+            log_size=log.size,
+            cosigned=log.cosigned,
+            roots=log.roots,
         )
 
     def _note(self, file: str, what: str, line: int = 0) -> None:
@@ -175,11 +189,11 @@ class _Check:
         names = {party + LEDGER_SUFFIX for party in parties}
         heads = {name + HEAD_SUFFIX for name in names}
         present = self._listed("ledger")
-        for extra in sorted(present - names - heads):
+        for extra in sorted(present - names - heads - {LOG_FOLDER, CHECKPOINT}):
             self._note(f"ledger/{extra!a}", "a file of no party of the plan")
         ledgers: dict[str, VerifiedLedger] = {}
         for party in sorted(parties):
-            file = f"ledger/{party}{LEDGER_SUFFIX}"
+            file = _ledger_file(party)
             data = self._read(file)
             if data is None or party not in keys:
                 continue
@@ -227,7 +241,7 @@ class _Check:
         pinned = {name: key.raw for name, key in keys.items()}
         runs: dict[str, RunFile] = {}
         for party, ledger in ledgers.items():
-            file = f"ledger/{party}{LEDGER_SUFFIX}"
+            file = _ledger_file(party)
             run = next((run for run in ledger.runs if run.opened.run == handle), None)
             if run is None:
                 self._note(file, "it has no record of the run that the server opened")
@@ -245,6 +259,39 @@ class _Check:
                 self._note(file, what, run.entries[-1].line)
             runs[party] = RunFile(file, run)
         return runs
+
+    def _log(
+        self,
+        server: RunFile | None,
+        clients: Mapping[str, RunFile],
+        keys: Mapping[str, VerifyKey],
+        ledgers: Mapping[str, VerifiedLedger],
+    ) -> LogReport:
+        """The log's notes and what the clients vouched for."""
+        if server is None:
+            found = (roots_of(_ledger_file(p), one.runs) for p, one in ledgers.items())
+            return LogReport(roots=[root for roots in found for root in roots])
+        files = [f"ledger/{CHECKPOINT}"]
+        if not (self.directory / files[0]).exists():
+            files = []
+        if (self.directory / "ledger" / LOG_FOLDER).exists():
+            listed = self._listed(f"ledger/{LOG_FOLDER}")
+            files += [f"ledger/{LOG_FOLDER}/{name}" for name in sorted(listed)]
+        if self.unfinished:
+            # What a process that died left of a file that it was about to replace.
+            files = [file for file in files if not file.endswith(TEMPORARY)]
+        notes = {file: self._read(file) or b"" for file in files}
+        lines, _ = split_lines(self._read(server.file) or b"")
+        report = check_log(
+            lines,
+            notes,
+            server.run.opened.run,
+            keys,
+            clients,
+            unfinished=self.unfinished,
+        )
+        self.problems += report.problems
+        return report
 
     def _summary(
         self,
@@ -309,6 +356,10 @@ def verify_run(
         It returns a report for any bytes in the folder's files.
     """
     return _Check(directory, price, unfinished=unfinished).report()
+
+
+def _ledger_file(party: str) -> str:
+    return f"ledger/{party}{LEDGER_SUFFIX}"
 
 
 def _load_json(data: bytes) -> object:

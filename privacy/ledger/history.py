@@ -26,7 +26,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
+from privacy.crypto import VerifyKey
 from privacy.errors import (
+    BadSignatureError,
     BrokenChainError,
     BudgetExceededError,
     DisagreementError,
@@ -40,14 +42,17 @@ from privacy.ledger.charges import (
     charged,
     filter_epsilon,
 )
-from privacy.ledger.codes import Claim, Role, Status
+from privacy.ledger.checkpoint import Checkpoint, log_origin
+from privacy.ledger.codes import Claim, Reason, Role, Status
 from privacy.ledger.payload import Header, plan_digest
 from privacy.ledger.records import (
     Aborted,
     ClientClosed,
     ClientOpened,
     Commit,
+    Cosigned,
     Declined,
+    Disputed,
     Intent,
     Joined,
     Lifetime,
@@ -76,6 +81,8 @@ _PLACELESS = (
     | Resumed
     | Refused
     | Declined
+    | Cosigned
+    | Disputed
     | ClientClosed
     | ServerClosed
 )
@@ -111,6 +118,10 @@ class History:
         members: of the round's roster (server).
         survivors: of the round (server).
         last_survivors: of the last published sum, none before the first (server).
+        checked: sizes of the server's log that were checked in the run, with their
+            roots, rising (client).
+        distrusted: keys of servers that were refused for two histories, in any run of
+            this ledger (client).
     """
 
     party: str
@@ -138,6 +149,8 @@ class History:
     members: tuple[str, ...] = ()
     survivors: tuple[str, ...] = ()
     last_survivors: tuple[str, ...] = ()
+    checked: tuple[tuple[int, bytes], ...] = ()
+    distrusted: frozenset[bytes] = frozenset()
 
     @property
     def unfinished(self) -> bool:
@@ -169,6 +182,14 @@ class History:
     def cap_order(self) -> int:
         """The Renyi order at which the filter counts."""
         return self._client_opened.cap_order
+
+    @property
+    def server_key(self) -> bytes:
+        """The server's public key that the run pins, 32 bytes."""
+        if self.opened is None:
+            msg = "no run is open"
+            raise BrokenChainError(msg)
+        return self.opened.roster[SERVER]
 
     @property
     def _client_opened(self) -> ClientOpened:
@@ -245,10 +266,10 @@ class History:
             case Aborted():
                 self._check_cohort(record.dropouts)
                 following = replace(self, aborted=self.aborted + 1)
-            case Resumed() | Refused():
-                self._check_aside(record)
             case Declined():
                 self._check_declined(record)
+            case Resumed() | Refused() | Cosigned() | Disputed():
+                following = self._aside(record)
             case ClientClosed() | ServerClosed():
                 self._check_totals(record)
         return following
@@ -292,6 +313,7 @@ class History:
             opened=record,
             terms=terms,
             first=first,
+            distrusted=self.distrusted,
             lifetime=self.lifetime,
             lifetime_spend=self.lifetime_spend
             and replace(self.lifetime_spend, epsilon_pld=INFINITE, claimed=Claim.RDP),
@@ -340,6 +362,11 @@ class History:
             _require(
                 self.adapter in {None, record.adapter_digest},
                 "a round that does not start from the published adapter",
+            )
+        else:
+            _require(
+                self.server_key not in self.distrusted,
+                "a round of a server that this ledger has refused",
             )
         return replace(
             self,
@@ -467,19 +494,47 @@ class History:
             "another modulus than the plan's",
         )
 
-    def _check_aside(self, record: Resumed | Refused) -> None:
-        """Records that change nothing."""
-        if isinstance(record, Resumed):
-            said = (record.last, record.round, record.attempt)
-            _require(
-                said == (self.last, self.round, self.attempt),
-                "'resumed' does not say what was last",
-            )
-        else:
-            _require(
-                (record.round == 0) == (record.attempt == 0),
-                "round 0 and attempt 0 stand only together",
-            )
+    def _aside(self, record: Resumed | Refused | Cosigned | Disputed) -> History:
+        """Records that may stand between the steps of a round, or of two."""
+        if isinstance(record, Refused):
+            return self._refuse(record)
+        if isinstance(record, Cosigned | Disputed):
+            return self._check_log(record)
+        said = (record.last, record.round, record.attempt)
+        _require(
+            said == (self.last, self.round, self.attempt),
+            "'resumed' does not say what was last",
+        )
+        return self
+
+    def _refuse(self, record: Refused) -> History:
+        _require(
+            (record.round == 0) == (record.attempt == 0),
+            "round 0 and attempt 0 stand only together",
+        )
+        if record.reason is not Reason.EQUIVOCATION:
+            return self
+        return replace(self, distrusted=self.distrusted | {self.server_key})
+
+    def _check_log(self, record: Cosigned | Disputed) -> History:
+        """A checkpoint that the server signed; what was vouched for only grows."""
+        head = Checkpoint(log_origin(self.run), record.size, record.root)
+        try:
+            VerifyKey(self.server_key).verify_raw(record.signature, head.text())
+        except (BadSignatureError, MalformedMessageError):
+            msg = "a checkpoint that the run's server did not sign"
+            raise DisagreementError(msg) from None
+        if isinstance(record, Disputed):
+            return self
+        _require(
+            not self.checked or record.size > self.checked[-1][0],
+            "a log that is not longer than before",
+        )
+        _require(
+            self.server_key not in self.distrusted,
+            "the log of a server that this ledger has refused",
+        )
+        return replace(self, checked=(*self.checked, (record.size, record.root)))
 
     def _check_declined(self, record: Declined) -> None:
         """It names the plan and the signer, and nothing that follows depends on it."""

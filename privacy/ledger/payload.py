@@ -23,7 +23,9 @@ from privacy.ledger.records import (
     ClientClosed,
     ClientOpened,
     Commit,
+    Cosigned,
     Declined,
+    Disputed,
     Intent,
     Joined,
     Outcome,
@@ -51,6 +53,8 @@ _CLIENT_KINDS: tuple[type[Record], ...] = (
     Commit,
     Outcome,
     Refused,
+    Cosigned,
+    Disputed,
     Resumed,
     ClientClosed,
 )

@@ -6,10 +6,10 @@ sent, both have to sign a lie that one of the others' ledgers contradicts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from privacy.ledger.chain import Problem
+from privacy.ledger.chain import Entry, Problem
 from privacy.ledger.codes import Status
 from privacy.ledger.records import (
     Aborted,
@@ -41,7 +41,7 @@ class RunFile:
 
 
 @dataclass(slots=True)
-class _ServerRound:
+class ServerRound:
     """What the server wrote of one attempt."""
 
     opened: RoundOpened
@@ -54,6 +54,7 @@ class _ServerRound:
 
     @property
     def members(self) -> tuple[str, ...]:
+        """Who advertised keys, as far as the server has said."""
         return self.roster.members if self.roster else ()
 
     @property
@@ -63,7 +64,7 @@ class _ServerRound:
 
 
 @dataclass(slots=True)
-class _ClientRound:
+class ClientRound:
     """What one client wrote of one attempt, and the hashes of those lines."""
 
     joined: Joined
@@ -85,10 +86,10 @@ def reconcile(
 def _problems(
     server: RunFile, clients: Mapping[str, RunFile], *, unfinished: bool
 ) -> Iterator[Problem]:
-    rounds = _server_rounds(server.run)
+    rounds = server_rounds(server.run.entries)
     heads = server.heads()
     for name, client in sorted(clients.items()):
-        own = _client_rounds(client.run)
+        own = client_rounds(client.run.entries)
         for place, theirs in rounds.items():
             mine = own.get(place)
             if mine is None:
@@ -96,7 +97,9 @@ def _problems(
                     what = f"{client.file} has no record of this round"
                     yield Problem(server.file, theirs.line, what)
                 continue
-            for line, what in _compare(name, theirs, mine, heads, unfinished):
+            for line, what in compare_round(
+                name, theirs, mine, heads, unfinished=unfinished
+            ):
                 yield Problem(client.file, line, f"round {place[0]}: {what}")
         for place, mine in own.items():
             if place not in rounds:
@@ -104,14 +107,26 @@ def _problems(
                 yield Problem(client.file, mine.line, what)
 
 
-def _compare(
+def compare_round(
     name: str,
-    theirs: _ServerRound,
-    mine: _ClientRound,
+    theirs: ServerRound,
+    mine: ClientRound,
     heads: Mapping[bytes, int],
+    *,
     unfinished: bool,
 ) -> Iterator[tuple[int, str]]:
-    """What is wrong between the server's and one client's view of an attempt."""
+    """What is wrong between the server's and one client's view of an attempt.
+
+    Args:
+        name: the client.
+        theirs: the server's view.
+        mine: the client's.
+        heads: the server's line of every hash.
+        unfinished: whether the client's outcome may be missing.
+
+    Yields:
+        The client's line, and what is wrong with it.
+    """
     joined, outcome, published = mine.joined, mine.outcome, theirs.published
     if joined.offer_digest != theirs.opened.offer_digest:
         yield mine.line, "joined another offer than the server recorded"
@@ -133,7 +148,7 @@ def _compare(
 
 
 def _compare_charge(
-    name: str, theirs: _ServerRound, mine: _ClientRound
+    name: str, theirs: ServerRound, mine: ClientRound
 ) -> Iterator[tuple[int, str]]:
     """Whether the server's record has this client where its charge says it was.
 
@@ -161,8 +176,8 @@ def _compare_charge(
 
 
 def _compare_server_head(
-    theirs: _ServerRound,
-    mine: _ClientRound,
+    theirs: ServerRound,
+    mine: ClientRound,
     outcome: Outcome,
     heads: Mapping[bytes, int],
 ) -> Iterator[tuple[int, str]]:
@@ -182,7 +197,7 @@ def _compare_server_head(
 
 
 def _compare_outcome(
-    theirs: _ServerRound, mine: _ClientRound, outcome: Outcome
+    theirs: ServerRound, mine: ClientRound, outcome: Outcome
 ) -> Iterator[tuple[int, str]]:
     published, line = theirs.published, mine.outcome_line
     if published is None:
@@ -203,12 +218,13 @@ def _compare_outcome(
         yield line, "recorded as aborted, but the server published a sum"
 
 
-def _server_rounds(run: Run) -> dict[Place, _ServerRound]:
-    rounds: dict[Place, _ServerRound] = {}
-    for entry in run.entries:
+def server_rounds(entries: Sequence[Entry]) -> dict[Place, ServerRound]:
+    """What the server wrote of each attempt that these lines begin."""
+    rounds: dict[Place, ServerRound] = {}
+    for entry in entries:
         record = entry.record
         if isinstance(record, RoundOpened):
-            rounds[_place(record)] = _ServerRound(record, entry.line)
+            rounds[_place(record)] = ServerRound(record, entry.line)
         elif isinstance(record, Roster):
             rounds[_place(record)].roster = record
         elif isinstance(record, Survivors):
@@ -222,13 +238,14 @@ def _server_rounds(run: Run) -> dict[Place, _ServerRound]:
     return rounds
 
 
-def _client_rounds(run: Run) -> dict[Place, _ClientRound]:
-    rounds: dict[Place, _ClientRound] = {}
-    current: _ClientRound | None = None
-    for entry in run.entries:
+def client_rounds(entries: Sequence[Entry]) -> dict[Place, ClientRound]:
+    """What a client wrote of each attempt that it joined."""
+    rounds: dict[Place, ClientRound] = {}
+    current: ClientRound | None = None
+    for entry in entries:
         record = entry.record
         if isinstance(record, Joined):
-            current = _ClientRound(record, entry.line, set())
+            current = ClientRound(record, entry.line, set())
             rounds[_place(record)] = current
         if current is None:
             continue

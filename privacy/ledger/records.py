@@ -25,6 +25,7 @@ from privacy.ledger.fields import (
     Order,
     Positive,
     Rate,
+    Signature,
     Software,
     choice,
     nested,
@@ -277,6 +278,40 @@ class Declined:
 
 
 @dataclass(frozen=True, slots=True)
+class Cosigned:
+    """The client has checked the server's log up to here, and vouches for it.
+
+    It is on disk before a cosignature leaves, so that an older copy of this ledger is
+    shown up by what it signed.
+
+    Attributes:
+        size: lines of the server's ledger.
+        root: of the Merkle tree over them.
+        signature: the server's, of the checkpoint with this size and root. With it
+            this record shows to anybody what the server claimed.
+    """
+
+    kind: ClassVar[str] = "cosigned"
+    size: Positive
+    root: Digest
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True)
+class Disputed:
+    """A checkpoint that the server signed, and that the client refuses to vouch for.
+
+    It cannot be true together with what the server signed or told before. A `Refused`
+    with the reason follows. Fields as in `Cosigned`.
+    """
+
+    kind: ClassVar[str] = "disputed"
+    size: Positive
+    root: Digest
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True)
 class Resumed:
     """A process has opened a ledger whose run was not closed.
 
@@ -432,6 +467,8 @@ ClientRecord: TypeAlias = (
     | Commit
     | Outcome
     | Refused
+    | Cosigned
+    | Disputed
     | Resumed
     | ClientClosed
 )

@@ -13,7 +13,9 @@ from privacy.ledger.records import (
     ClientClosed,
     ClientOpened,
     Commit,
+    Cosigned,
     Declined,
+    Disputed,
     Intent,
     Joined,
     Lifetime,
@@ -120,6 +122,10 @@ def _of_either(record: Record) -> str:
             return (
                 f"{record.reason.value}: run {record.run.hex()},"
                 f" plan {_short(record.plan_digest)}"
+            )
+        case Cosigned() | Disputed():
+            return (
+                f"{record.size} lines of the server's log, root {_short(record.root)}"
             )
         case Resumed():
             cut = f", {record.torn_bytes} bytes of a torn line cut"

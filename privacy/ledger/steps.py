@@ -30,6 +30,8 @@ CLIENT_STEPS: Mapping[Phase, Mapping[str, Phase]] = {
     Phase.CLOSED: {"opened": Phase.IDLE, "declined": Phase.CLOSED},
     Phase.IDLE: {
         "joined": Phase.JOINED,
+        "cosigned": Phase.IDLE,
+        "disputed": Phase.IDLE,
         "refused": Phase.IDLE,
         "declined": Phase.IDLE,
         "resumed": Phase.IDLE,
@@ -39,6 +41,7 @@ CLIENT_STEPS: Mapping[Phase, Mapping[str, Phase]] = {
     Phase.JOINED: {
         "intent": Phase.CHARGED,
         "outcome": Phase.IDLE,
+        "disputed": Phase.JOINED,
         "refused": Phase.JOINED,
         "declined": Phase.JOINED,
         "resumed": Phase.JOINED,
@@ -47,6 +50,7 @@ CLIENT_STEPS: Mapping[Phase, Mapping[str, Phase]] = {
     Phase.CHARGED: {
         "commit": Phase.COMMITTED,
         "outcome": Phase.IDLE,
+        "disputed": Phase.CHARGED,
         "refused": Phase.CHARGED,
         "declined": Phase.CHARGED,
         "resumed": Phase.INTERRUPTED,
@@ -56,6 +60,7 @@ CLIENT_STEPS: Mapping[Phase, Mapping[str, Phase]] = {
         "intent": Phase.CHARGED,
         "commit": Phase.COMMITTED,
         "outcome": Phase.IDLE,
+        "disputed": Phase.INTERRUPTED,
         "refused": Phase.INTERRUPTED,
         "declined": Phase.INTERRUPTED,
         "resumed": Phase.INTERRUPTED,
@@ -63,6 +68,7 @@ CLIENT_STEPS: Mapping[Phase, Mapping[str, Phase]] = {
     },
     Phase.COMMITTED: {
         "outcome": Phase.IDLE,
+        "disputed": Phase.COMMITTED,
         "refused": Phase.COMMITTED,
         "declined": Phase.COMMITTED,
         "resumed": Phase.COMMITTED,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,7 +21,7 @@ from privacy.errors import (
     MalformedMessageError,
     PrivacyError,
 )
-from privacy.ledger.chain import NEWLINE, Problem, read_chain, split_lines
+from privacy.ledger.chain import NEWLINE, Entry, Problem, read_chain, split_lines
 from privacy.ledger.codes import Role
 from privacy.ledger.durable import sync_directory
 from privacy.ledger.envelope import GENESIS, line_hash, seal_line
@@ -51,6 +52,7 @@ class Ledger:
 
     __slots__ = (
         "_descriptor",
+        "_entries",
         "_head",
         "_head_path",
         "_history",
@@ -75,6 +77,7 @@ class Ledger:
         self._process = os.getpid()
         self._history = history
         self._head = GENESIS
+        self._entries: list[Entry] = []
         self._usable = True
 
     @classmethod
@@ -136,6 +139,11 @@ class Ledger:
         return self._head
 
     @property
+    def entries(self) -> Sequence[Entry]:
+        """Every line, read or written, as it grows."""
+        return self._entries
+
+    @property
     def path(self) -> Path:
         """The file."""
         return self._path
@@ -178,6 +186,7 @@ class Ledger:
         self._write(line + NEWLINE)
         self._remember(Head(history.records, head))
         self._history, self._head = history, head
+        self._entries.append(Entry(history.records, head, header, record))
         self._usable = True
         return head
 
@@ -224,6 +233,7 @@ class Ledger:
                 raise chain.problems[0].as_error()
             for entry in chain.entries:
                 self._replay_entry(entry.line, entry.header, entry.record)
+            self._entries = list(chain.entries)
             self._head = chain.entries[-1].head
         if torn:
             os.ftruncate(self._descriptor, len(data) - len(torn))

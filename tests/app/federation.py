@@ -81,8 +81,13 @@ class Direct:
                 answers[name] = answer
         return answers
 
-    def payloads(self, phase):
-        return [data for sent, _, data in self.sent if sent == phase]
+    def payloads(self, phase, name=None):
+        """What was received in a phase, by everybody or by one client."""
+        return [
+            data
+            for sent, who, data in self.sent
+            if sent == phase and name in {None, who}
+        ]
 
 
 def edit_rows(path, edit):

@@ -6,7 +6,7 @@ from fgrpo_secure.errors import FgrpoError
 from fgrpo_secure.terms import round_terms
 from privacy.errors import PrivacyError
 from privacy.secagg.server import open_round
-from privacy.wire import Writer
+from privacy.wire import Reader, Writer
 from tests.app.federation import RUN
 from tests.plans import Counter
 
@@ -37,7 +37,19 @@ def offer_of(one, number, adapter):
         adapter=adapter,
     )
     _, offer = open_round(terms, one.keys["server"], Counter("offer"), ())
-    return Writer().integer(number).field(offer).field(adapter).finish()
+    shown = log_shown(one) or one.server.last_words()[NAME]
+    message = Writer().integer(number).field(offer).field(adapter).field(shown)
+    return message.finish()
+
+
+def log_shown(one):
+    """What the last offer showed of the server's log; nothing before the first."""
+    shown = b""
+    for data in one.exchange.payloads("offer", NAME):
+        reader = Reader(data)
+        reader.integer()
+        *_, shown = (reader.field() for _ in range(3))
+    return shown
 
 
 def during(one, phase, act, name=NAME):
@@ -168,7 +180,7 @@ def test_nothing_is_charged_for_a_bad_inbox(federation, change):
     one.exchange.altered["shares", NAME] = change
     assert one.round(1).published
     assert isinstance(one.exchange.errors["shares", NAME], PrivacyError)
-    assert one.kinds(NAME) == ["opened", "joined", "outcome"]
+    assert one.kinds(NAME) == ["opened", "cosigned", "joined", "outcome"]
     assert one.ledgers[NAME].history.totals()[0].charges == 0
 
 

@@ -17,7 +17,7 @@ from fgrpo_secure.config import load_config
 from fgrpo_secure.grpo.units import unit_id
 from fgrpo_secure.terms import adapter_digest
 from privacy.crypto import SigningKey, VerifyKey
-from privacy.ledger import read_key_file
+from privacy.ledger import parse_note, read_key_file
 from privacy.plan import Plan
 from privacy.wire import parse_canonical_json
 from tests.end_to_end.program import (
@@ -35,7 +35,7 @@ from tests.end_to_end.program import (
 
 # What is made for others to see. The resolved configuration holds paths only.
 PRIVATE = {"clients", "server"}
-CLIENT_ROUND = ["joined", "intent", "commit", "outcome"]
+CLIENT_ROUND = ["joined", "intent", "commit", "outcome", "cosigned"]
 SERVER_ROUND = ["round", "roster", "survivors", "published"]
 
 
@@ -199,12 +199,23 @@ def test_the_resolved_configuration_loads_to_the_same_plan(finished):
 
 def test_the_ledgers_record_every_round_in_order(finished):
     for name in NAMES:
-        wanted = ["opened", *CLIENT_ROUND, *CLIENT_ROUND, "closed"]
+        rounds = [*CLIENT_ROUND, *CLIENT_ROUND]
+        wanted = ["opened", "cosigned", *rounds, "cosigned", "closed"]
         assert kinds(finished.output / f"ledger/{name}.jsonl") == wanted
     wanted = ["opened", *SERVER_ROUND, *SERVER_ROUND, "closed"]
     found = kinds(finished.output / "ledger/server.jsonl")
     assert len(found) == len(wanted)
     assert found.count("published") == 2
+
+
+def test_every_client_has_cosigned_the_whole_log(finished):
+    lines = (finished.output / "ledger/server.jsonl").read_bytes().splitlines()
+    note = parse_note((finished.output / "ledger/checkpoint").read_bytes())
+    assert note.checkpoint.size == len(lines)
+    assert [one.name for one in note.signatures] == [note.checkpoint.origin, *NAMES]
+    sizes = {int(path.stem) for path in (finished.output / "ledger/log").iterdir()}
+    # The opening, the end of each round, and the end of the run.
+    assert sizes == {1, 5, 9, 10}
 
 
 def test_every_ledger_names_the_one_plan(finished):

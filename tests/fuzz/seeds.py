@@ -13,7 +13,7 @@ from privacy.secagg.messages import Inbox, KeyShares, MaskedInput
 from privacy.secagg.server import abort_message
 from privacy.secagg.terms import RoundTerms
 from privacy.wire import Writer, canonical_json, decode, encode
-from tests.fuzz.targets import GROUPS, OFFER_DIGEST, SIGNED, TERMS
+from tests.fuzz.targets import GROUPS, LOG, OFFER_DIGEST, SIGNED, TERMS
 from tests.plans import make_plan
 from tests.privacy.ledger.synthetic import write_run
 from tests.privacy.secagg.harness import (
@@ -31,6 +31,7 @@ def seeds() -> Iterator[tuple[str, bytes]]:
     """Target and input, at least one for every target."""
     yield from _round_seeds(TERMS)
     yield from _ledger_seeds()
+    yield from _log_seeds()
     plan = canonical_json(make_plan().to_json())
     for name in ("plan", "plan terms", "json"):
         yield name, plan
@@ -134,6 +135,20 @@ def _ledger_seeds() -> Iterator[tuple[str, bytes]]:
             for line, payload in zip(lines, payloads, strict=True):
                 yield "ledger line", line
                 yield "ledger record", payload
+
+
+def _log_seeds() -> Iterator[tuple[str, bytes]]:
+    for update in (LOG.shown_to("alpha"), LOG.update_of(LOG.lines())):
+        yield "log update", encode(update)
+        yield "wire LogUpdate", encode(update)
+        yield "note", update.note
+    for name in ("alpha", "beta"):
+        for line in LOG.path(name).read_bytes().splitlines():
+            yield "ledger line", line
+            yield "ledger record", open_line(line).payload
+    position = LOG.witnesses["alpha"].position()
+    yield "position", position
+    yield "note", position
 
 
 def main(group: str, folder: Path) -> None:

@@ -10,17 +10,23 @@ from __future__ import annotations
 
 import base64
 import json
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 from privacy.crypto import VerifyKey, check_agreement_public, sha256
 from privacy.errors import MalformedMessageError, PrivacyError
+from privacy.ledger.checkpoint import parse_note
 from privacy.ledger.envelope import GENESIS, PAYLOAD_TYPE, line_hash, open_line
 from privacy.ledger.keyfiles import key_file_bytes, parse_key_file
+from privacy.ledger.log_update import LogUpdate
 from privacy.ledger.payload import decode_record, encode_record
 from privacy.ledger.terms import read_terms
 from privacy.ledger.verify import examine
+from privacy.ledger.witness import Witness
 from privacy.packing import pack, unpack
 from privacy.plan import SERVER, Plan
 from privacy.secagg import client as client_side
@@ -48,6 +54,8 @@ from privacy.wire import (
     parse_rational,
     rational,
 )
+from tests.privacy.ledger.synthetic import RUN
+from tests.privacy.ledger.watched import Watched
 from tests.privacy.secagg.harness import (
     PHASES,
     Counter,
@@ -186,6 +194,46 @@ def ledger_files(data: bytes) -> None:
 
 def raw_ledger_files(data: bytes) -> None:
     examine(data, "fuzzed", None, None, closed=True)
+
+
+def notes(data: bytes) -> None:
+    same(parse_note(data).to_bytes(), data)
+
+
+FOLDER = tempfile.TemporaryDirectory(prefix="fuzz-log-")
+
+
+def watched_run() -> Watched:
+    """A run of a few lines, in which alpha has not been told how round 1 ended."""
+    one = Watched(Path(FOLDER.name) / "run")
+    one.show()
+    one.round(1)
+    one.show(["beta"])
+    return one
+
+
+LOG = watched_run()
+
+
+def log_update(data: bytes) -> None:
+    """Whatever a hostile server signs as an update, before a client that writes it
+    down nowhere: the ledger would grow with every input.
+    """
+    ledger = LOG.clients["alpha"].ledger
+    still = SimpleNamespace(
+        history=ledger.history,
+        entries=ledger.entries,
+        path=ledger.path,
+        append=lambda record: None,
+    )
+    signature = LOG.keys[SERVER].sign(Label.LOG_UPDATE, RUN, b"alpha", data)
+    sealed = Writer().field(data).finish() + signature
+    Witness(still, LOG.keys["alpha"]).check(sealed)
+
+
+def position(data: bytes) -> None:
+    """Whatever a hostile client answers to a server that asks how far it is."""
+    LOG.log.meet({"alpha": data})
 
 
 def plans(data: bytes) -> None:
@@ -339,6 +387,8 @@ PARSERS: dict[str, Target] = {
     "plan terms": plan_terms,
     "key file": key_files,
     "packed words": packed_words,
+    "note": notes,
+    "wire LogUpdate": record_target(LogUpdate),
 }
 STATES: dict[str, Target] = {
     "ledger file": raw_ledger_files,
@@ -352,6 +402,8 @@ STATES: dict[str, Target] = {
     **{f"server {phase}": server_target(phase) for phase in PHASES},
     **{f"server bytes {phase}": unsigned_server_target(phase) for phase in PHASES},
     "server words": server_words(),
+    "log update": log_update,
+    "position": position,
 }
 # What packed words and rotations are read by, to be fuzzed by themselves.
 TRAVEL: dict[str, Target] = {

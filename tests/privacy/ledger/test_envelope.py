@@ -7,6 +7,12 @@ import pytest
 from privacy.crypto import SigningKey
 from privacy.errors import BadSignatureError, MalformedMessageError
 from privacy.ledger import Joined, Reason, Role
+from privacy.ledger.checkpoint import (
+    Checkpoint,
+    Note,
+    log_origin,
+    sign_checkpoint,
+)
 from privacy.ledger.envelope import (
     PAYLOAD_TYPE,
     authenticated_bytes,
@@ -15,6 +21,7 @@ from privacy.ledger.envelope import (
     seal_line,
 )
 from privacy.ledger.fields import codecs
+from privacy.ledger.merkle import Tree, leaf_hash
 from privacy.ledger.payload import KINDS, Header, encode_record
 from privacy.wire import canonical_json
 from tests.privacy.ledger.synthetic import make_key
@@ -117,6 +124,22 @@ def test_the_example_in_the_documentation_is_what_is_written():
         line.decode(),
         line_hash(line).hex(),
     ]
+
+
+def test_the_note_in_the_documentation_is_what_is_written():
+    text = (Path(__file__).parents[3] / "docs" / "ledger.md").read_text("utf-8")
+    line = text.split("### An example")[1].split("```")[1].split()[3].encode()
+    example = text.split("an empty\nline, and the note.")[1].split("```")[1]
+    root, _, note = example.strip("\n").partition("\n\n")
+    server, alpha = (SigningKey(bytes(range(n, n + 32))) for n in (0, 32))
+    origin = log_origin(bytes(range(16)))
+    head = Checkpoint(origin, 1, Tree([line]).root())
+    signed = (
+        sign_checkpoint(head, origin, server),
+        sign_checkpoint(head, "alpha", alpha),
+    )
+    assert root == leaf_hash(line).hex() == head.root.hex()
+    assert note + "\n" == Note(head, signed).to_bytes().decode()
 
 
 def test_every_reason_and_kind_is_in_the_documentation():

@@ -188,7 +188,7 @@ def test_every_error_of_the_kernel_has_a_reason_code():
         found.add(reason_of(kind(*["x"] * arguments.get(kind, 1))))
     assert reason_of(errors.BudgetExceededError("")) is Reason.BUDGET_EXCEEDED
     assert reason_of(errors.BrokenChainError("")) is Reason.LEDGER_UNRELIABLE
-    assert len(found) == 12
+    assert len(found) == 14
 
 
 def test_a_commitment_depends_on_the_secret_and_on_the_vector():
@@ -213,8 +213,9 @@ def test_no_kind_has_a_field_for_what_is_private():
         "event", "heads", "last", "length", "lifetime", "members", "missed",
         "modulus_bits",
         "offer_digest", "plan", "plan_digest", "published", "reason", "records",
-        "releases", "roster", "roster_hash", "round", "run", "server_head",
-        "sharers", "sharers_hash", "software", "spend", "status", "sum_digest",
+        "releases", "root", "roster", "roster_hash", "round", "run", "server_head",
+        "sharers", "sharers_hash", "signature", "size", "software", "spend",
+        "status", "sum_digest",
         "survivors", "survivors_hash", "torn_bytes", "transcript",
     }  # fmt: skip
 
