@@ -23,6 +23,7 @@ from privacy.crypto import SigningKey, VerifyKey
 from privacy.errors import (
     BudgetExceededError,
     EquivocationError,
+    FaultyServerError,
     LedgerError,
     MalformedMessageError,
     PrivacyError,
@@ -232,6 +233,9 @@ class Client:
         # Nothing is joined, and so nothing charged, before the log of all that was
         # before is found to be in order.
         view = self._checked(log)
+        if view.server.adapter not in {None, terms.adapter_digest}:
+            msg = "an offer of another adapter than the server's log has published"
+            raise FaultyServerError(msg)
         self._state = None
         self._end_unfinished(Reason.INTERRUPTED)
         self._witness.vouch(view)
@@ -258,6 +262,9 @@ class Client:
     def _send_masked_input(self, payload: bytes) -> bytes:
         # Nothing is charged for a message that is not the key shares of this round.
         ready = self._taken(secagg.AwaitingShares).open_inbox(payload)
+        self._witness.saw(
+            roster_hash=ready.roster_hash, sharers_hash=ready.sharers_hash
+        )
         with self._noted_as_refused(ready.seat.offer_digest):
             noised = self._learner.contribute(self._ledger, self._adapter)
         self._state, answer = ready.mask(noised)
@@ -269,6 +276,7 @@ class Client:
             # Without this client's confirmation its shares open nothing.
             with self._noted_as_refused(following.seat.offer_digest):
                 self._rules.check_survivors(len(following.survivors))
+        self._witness.saw(survivors_hash=following.seen.survivors_hash)
         self._state = following
         return answer
 
@@ -282,6 +290,7 @@ class Client:
         published = self._taken(
             secagg.AwaitingSurvivors, secagg.AwaitingQuorum, secagg.Revealed
         ).conclude(message)
+        self._witness.saw(sum_digest=published.sum_digest)
         history = self._ledger.history
         self._ledger.append(
             Outcome(

@@ -164,6 +164,7 @@ def run(
             roster=folder.roster(plan),
             deadline=config.machine.deadline_seconds,
         )
+        server.meet(exchange)
         done = server.recover()
         if resumed:
             watcher.say(f"Going on after round {done} of {plan.rounds}.")

@@ -173,6 +173,20 @@ class Server:
         adapter.from_bytes(self._policy.model, self.adapter)
         return self._policy.model
 
+    def meet(self, exchange: Exchange) -> None:
+        """Ask every client, once a process, how much of the log it has checked.
+
+        A server whose ledger was replaced by an older copy learns it here, before it
+        signs a second history.
+
+        Raises:
+            RollbackError: a client has a checkpoint of another log than the ledger's.
+        """
+        if not self._met:
+            asked = dict.fromkeys(sorted(self._names), b"")
+            self._log.meet(exchange.exchange("log", asked, self._deadline))
+            self._met = True
+
     def recover(self) -> int:
         """Take up the state that the ledger vouches for.
 
@@ -206,13 +220,13 @@ class Server:
 
         Raises:
             LedgerError: the record is unreliable; nothing more may be done.
-            RollbackError: a client has a checkpoint of more than the ledger holds.
+            RollbackError: as `meet`.
             StepError: the step left part of the adapter as it was, or made numbers
                 that are not finite. The round is aborted and stays charged, and no
                 other may follow in this run.
         """
         refuse_if_stopped(self._folder)
-        self._meet(exchange)
+        self.meet(exchange)
         terms = round_terms(
             self._plan,
             roster=self._roster,
@@ -419,17 +433,6 @@ class Server:
         self._state = following
         message = unmasked.publish(after, head)
         self._tell(exchange, "published", message, unmasked.survivors)
-
-    def _meet(self, exchange: Exchange) -> None:
-        """Ask every client, once a process, how much of the log it has checked.
-
-        A server whose ledger was replaced by an older copy learns it here, before it
-        signs a second history.
-        """
-        if not self._met:
-            asked = dict.fromkeys(sorted(self._names), b"")
-            self._log.meet(exchange.exchange("log", asked, self._deadline))
-            self._met = True
 
     def _tell(
         self, exchange: Exchange, phase: str, message: bytes, names: Collection[str]

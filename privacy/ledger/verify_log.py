@@ -23,7 +23,13 @@ from privacy.errors import (
     RollbackError,
 )
 from privacy.ledger.chain import Entry, Problem
-from privacy.ledger.checkpoint import Checkpoint, Note, log_origin, parse_note
+from privacy.ledger.checkpoint import (
+    Checkpoint,
+    Note,
+    NoteSignature,
+    log_origin,
+    parse_note,
+)
 from privacy.ledger.merkle import Tree
 from privacy.ledger.reconcile import RunFile
 from privacy.ledger.records import Cosigned, Disputed
@@ -129,8 +135,9 @@ class _LogCheck:
             what = f"not the root of the {head.size} lines of the server's ledger"
             self._note_problem(file, what, EquivocationError)
         self._largest = max(self._largest, head.size)
-        for name in sorted(self._keys.keys() - {SERVER}):
-            self._cosignature(file, note, name)
+        for one in note.signatures:
+            if one.name in self._keys and one.name != SERVER:
+                self._cosignature(file, head, one)
 
     def ledgers(self) -> None:
         """Check what every client vouched for, or disputed, in its own ledger."""
@@ -177,12 +184,10 @@ class _LogCheck:
         note.require(self._origin, self._keys[SERVER])
         return note
 
-    def _cosignature(self, file: str, note: Note, name: str) -> None:
-        head = note.checkpoint
-        if all(one.name != name for one in note.signatures):
-            return
+    def _cosignature(self, file: str, head: Checkpoint, signed: NoteSignature) -> None:
+        name = signed.name
         try:
-            note.require(name, self._keys[name])
+            Note(head, (signed,)).require(name, self._keys[name])
         except BadSignatureError:
             what = f"a signature in the name of {name!r} that is not of its key"
             self._note_problem(file, what, BadSignatureError)

@@ -9,6 +9,8 @@ A client vouches for a checkpoint after it has seen that
    has fewer survivors than the plan and the roster ask for;
 4. every round that this client took part in since ends in them, and stands there as in
    its own ledger: offer, adapters, roster, survivors, transcript, the hash of its line;
+   and with the hashes of the roster, the sharers, the survivors and the sum that this
+   client computed or was told, as far as its process lived to remember them;
 5. they name no line of its own ledger which that ledger does not hold.
 
 Then the checkpoint goes into the client's own ledger, and only then does a cosignature
@@ -50,6 +52,7 @@ from privacy.ledger.payload import Header
 from privacy.ledger.reconcile import (
     ClientRound,
     Place,
+    ServerRound,
     client_rounds,
     compare_round,
     server_rounds,
@@ -87,6 +90,25 @@ class View:
     whole: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a client saw of a round with its own eyes; None where it saw nothing.
+
+    A server that splits a cohort shows each part another roster, and its log has one.
+
+    Attributes:
+        roster_hash: U1, as the client computed it from the signed keys.
+        sharers_hash: U2, likewise.
+        survivors_hash: U3, likewise.
+        sum_digest: as the server told it.
+    """
+
+    roster_hash: bytes | None = None
+    sharers_hash: bytes | None = None
+    survivors_hash: bytes | None = None
+    sum_digest: bytes | None = None
+
+
 class Witness:
     """A client that keeps watch over the server's log.
 
@@ -103,6 +125,26 @@ class Witness:
         self._origin = log_origin(self._run)
         self._server = VerifyKey(ledger.history.server_key)
         self._view: View | None = None
+        self._shown: dict[Place, Shown] = {}
+
+    def saw(
+        self,
+        *,
+        roster_hash: bytes | None = None,
+        sharers_hash: bytes | None = None,
+        survivors_hash: bytes | None = None,
+        sum_digest: bytes | None = None,
+    ) -> None:
+        """Remember what was seen of the round that was begun last."""
+        history = self._ledger.history
+        place = (history.round, history.attempt)
+        before = self._shown.get(place, Shown())
+        self._shown[place] = Shown(
+            roster_hash or before.roster_hash,
+            sharers_hash or before.sharers_hash,
+            survivors_hash or before.survivors_hash,
+            sum_digest or before.sum_digest,
+        )
 
     def position(self) -> bytes:
         """The last note that this client vouched for; nothing before the first."""
@@ -156,6 +198,7 @@ class Witness:
                 Cosigned(view.head.size, view.head.root, view.signature)
             )
         self._view = view
+        self._shown.clear()
         return self._note(view.head, view.signature)
 
     def _head(self, note: bytes) -> tuple[Checkpoint, bytes]:
@@ -341,6 +384,12 @@ class Witness:
             ):
                 msg = f"round {place[0]} in the server's log: {what}"
                 raise EquivocationError(msg)
+            if not _agrees(theirs[place], self._shown.get(place, Shown())):
+                msg = (
+                    f"round {place[0]} in the server's log: another roster, or other "
+                    "sharers, survivors or sum, than this client was shown"
+                )
+                raise EquivocationError(msg)
         for place in self._joined_since():
             if place not in theirs:
                 msg = f"the server's log does not have round {place[0]}"
@@ -367,6 +416,28 @@ class Witness:
             "newest copy with its .head file, since going on would forget charges"
         )
         return RollbackError(msg)
+
+
+def _agrees(told: ServerRound, shown: Shown) -> bool:
+    """Whether a round stands in the log as it was shown.
+
+    The server writes each of these down before it shows them, so that one which was
+    seen and is missing is a contradiction too.
+    """
+    logged = Shown(
+        told.roster.roster_hash if told.roster else None,
+        told.counted.sharers_hash if told.counted else None,
+        told.counted.survivors_hash if told.counted else None,
+        told.published.sum_digest if told.published else None,
+    )
+    # The key shares are shown before the sharers are written down with the survivors.
+    late = told.counted is None and shown.survivors_hash is None
+    return (
+        shown.roster_hash in {None, logged.roster_hash}
+        and (late or shown.sharers_hash in {None, logged.sharers_hash})
+        and shown.survivors_hash in {None, logged.survivors_hash}
+        and shown.sum_digest in {None, logged.sum_digest}
+    )
 
 
 def _told_by_server(mine: ClientRound) -> bool:

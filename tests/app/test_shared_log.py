@@ -4,14 +4,17 @@ import shutil
 
 import pytest
 
-from privacy.errors import EquivocationError, RollbackError
+from fgrpo_secure.terms import round_terms
+from privacy.errors import EquivocationError, FaultyServerError, RollbackError
 from privacy.ledger import parse_note, verify_run
 from privacy.ledger.checkpoint import Note, sign_checkpoint
 from privacy.ledger.log_update import LogUpdate, open_update, seal_update
 from privacy.ledger.merkle import Tree
 from privacy.plan import SERVER
+from privacy.secagg.server import open_round
 from privacy.wire import Reader, Writer
 from tests.app.federation import RUN, Crash
+from tests.plans import Counter
 from tests.privacy.ledger.synthetic import forge, payloads
 
 NAME = "sums"
@@ -298,6 +301,49 @@ def test_a_log_that_is_wrong_at_the_end_does_not_keep_a_ledger_open(federation):
         client.close(seal_update(bad, one.keys[SERVER], RUN, NAME))
     assert one.kinds(NAME)[-3:] == ["disputed", "refused", "closed"]
     assert client.close(b"") == client.handle("log", b"")
+
+
+def test_an_offer_of_another_adapter_than_the_log_published_is_not_joined(federation):
+    one = federation()
+    one.round(1)
+    spoilt = bytearray(one.server.adapter)
+    spoilt[-1] ^= 1
+    terms = round_terms(
+        one.plan,
+        roster=one.roster,
+        federation=RUN.hex(),
+        round_number=2,
+        adapter=bytes(spoilt),
+    )
+    _, offer = open_round(terms, one.keys[SERVER], Counter("offer"), ())
+    message = Writer().integer(2).field(offer).field(bytes(spoilt))
+    message.field(one.server.last_words()[NAME])
+    before = one.kinds(NAME)
+    with pytest.raises(FaultyServerError, match="another adapter"):
+        one.exchange.clients[NAME].handle("offer", message.finish())
+    assert one.kinds(NAME) == before
+    assert one.round(2).published
+
+
+@pytest.mark.parametrize("hidden", ["roster", "survivors"])
+def test_a_client_that_was_shown_another_roster_is_charged_once_and_no_more(
+    federation, hidden
+):
+    """The log is honest here; what the client was shown is as if it had not been."""
+    one = federation()
+    one.exchange.unreached = {("published", NAME)}
+
+    def shown_otherwise(payload):
+        witness = one.exchange.clients[NAME]._witness
+        witness.saw(**{f"{hidden}_hash": bytes(32)})
+        return payload
+
+    one.exchange.altered["quorum", NAME] = shown_otherwise
+    one.round(1)
+    one.exchange.altered.clear()
+    one.round(2)
+    assert isinstance(one.exchange.errors["offer", NAME], EquivocationError)
+    assert one.kinds(NAME).count("intent") == 1
 
 
 # Older copies.

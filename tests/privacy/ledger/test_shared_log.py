@@ -30,7 +30,14 @@ from privacy.ledger.merkle import Tree
 from privacy.ledger.records import Cosigned, Refused
 from privacy.plan import SERVER
 from privacy.wire import Writer
-from tests.privacy.ledger.synthetic import CLIENTS, RUN, forge, make_key, payloads
+from tests.privacy.ledger.synthetic import (
+    CLIENTS,
+    RUN,
+    digest,
+    forge,
+    make_key,
+    payloads,
+)
 from tests.privacy.ledger.watched import ORIGIN, Watched
 
 NAME = "alpha"
@@ -570,6 +577,76 @@ def test_a_roster_without_a_client_that_was_charged_is_refused(watched):
     other.round(1, ("beta", "gamma"), ("beta", "gamma"))
     update = other.update_of(other.lines(), 1)
     assert refuses(one, EquivocationError, one.sealed(update))
+
+
+def split_cohort(one):
+    """Alpha is charged in a roster of its own, and the log lists it in the other.
+
+    The server has signed a false roster, so that no name in a ledger contradicts it:
+    alpha looks like a client whose vector came late.
+    """
+    one.show()
+    one.gather(1)
+    one.clients[NAME].commit(1)
+    one.publish(1, ("beta", "gamma"), ("alpha", "beta", "gamma"))
+
+
+SAW = {
+    "roster": {"roster_hash": digest("roster", "of alpha's half")},
+    "sharers": {
+        "roster_hash": digest("roster", 1),
+        "sharers_hash": digest("sharers", "of alpha's half"),
+    },
+    "survivors": {
+        "roster_hash": digest("roster", 1),
+        "sharers_hash": digest("sharers", 1),
+        "survivors_hash": digest("survivors", "of alpha's half"),
+    },
+    "sum": {"sum_digest": digest("sum", "of alpha's half")},
+}
+
+
+@pytest.mark.parametrize("name", SAW)
+def test_a_client_of_a_hidden_half_sees_that_the_log_has_another_roster(watched, name):
+    one = watched()
+    split_cohort(one)
+    one.witnesses[NAME].saw(**SAW[name])
+    update = one.log.updates([NAME])[NAME]
+    added = refuses(one, EquivocationError, update)
+    assert added == ["disputed", "refused"]
+
+
+def test_a_client_that_really_came_late_finds_what_it_saw(watched):
+    one = watched()
+    split_cohort(one)
+    witness = one.witnesses[NAME]
+    witness.saw(roster_hash=digest("roster", 1))
+    witness.saw(sharers_hash=digest("sharers", 1))
+    one.show()
+    assert sizes(one) == [1, 5]
+
+
+@pytest.mark.parametrize(
+    ("seen", "found"),
+    [
+        ({"roster_hash": digest("roster", 1)}, False),
+        ({"sharers_hash": digest("sharers", 1)}, False),
+        ({"survivors_hash": digest("survivors", 1)}, True),
+        ({"sum_digest": digest("sum", 1)}, True),
+    ],
+)
+def test_what_was_shown_and_is_not_in_the_log_is_a_contradiction(watched, seen, found):
+    """The round was aborted after the roster; the sharers were not yet written down."""
+    one = watched()
+    one.show()
+    one.gather(1)
+    one.abort(1)
+    one.witnesses[NAME].saw(**seen)
+    update = one.log.updates([NAME])[NAME]
+    if found:
+        assert refuses(one, EquivocationError, update)
+    else:
+        one.witnesses[NAME].check(update)
 
 
 @pytest.mark.parametrize("ended", [False, True])
