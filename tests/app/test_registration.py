@@ -319,9 +319,11 @@ def test_what_is_wrong_on_every_grid_is_said_as_it_is():
 
 def test_more_numbers_need_a_finer_grid():
     """The same bits that do for few numbers are refused for many."""
-    assert registered(bits(20), dimension=7000).norm_bound == 256
-    with pytest.raises(ConfigurationError, match="200,000 numbers"):
-        registered(bits(20), dimension=200_000)
+    # sqrt(d / 12) steps are a tenth of 256 at d = 7864.3.
+    assert registered(bits(20), dimension=7864).norm_bound == 256
+    for dimension, words in ((7865, "7,865 numbers"), (200_000, "200,000 numbers")):
+        with pytest.raises(ConfigurationError, match=words):
+            registered(bits(20), dimension=dimension)
     assert registered(bits(20), ROTATED, dimension=200_000).norm_bound >= 2**12
 
 
