@@ -8,7 +8,6 @@ at the one Renyi order which the ledger's first record registers.
 
 from __future__ import annotations
 
-import math
 from decimal import ROUND_CEILING, Decimal
 
 from privacy import events, renyi
@@ -20,6 +19,9 @@ Charges = tuple[tuple[Event, int], ...]
 """Events with how often each is charged, in the order of their first charge."""
 
 INFINITE = Decimal("Infinity")
+
+# A number of a ledger has at most 18 digits before its point.
+_LEAST_INFINITE = 1e18
 
 # Registered where no order would be better than another: there is no cap to keep, or
 # the event has no price.
@@ -60,9 +62,10 @@ def rounded_up(epsilon: float) -> Decimal:
     """A figure as ledgers record it: six decimals, or infinite.
 
     Six are enough for people, and so few that the last bits of a machine's floating
-    point do not show: a verifier elsewhere must get the same digits.
+    point do not show: a verifier elsewhere must get the same digits. What the form of
+    a number has no digits for is infinite.
     """
-    if not math.isfinite(epsilon):
+    if not epsilon < _LEAST_INFINITE:
         return INFINITE
     step = Decimal(1).scaleb(-EPSILON_DECIMALS)
     return Decimal(epsilon).quantize(step, rounding=ROUND_CEILING)

@@ -127,7 +127,7 @@ def _decode_names(value: Json) -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) > MAX_NAMES:
         msg = "not a list of names"
         raise refuse(msg)
-    names = tuple(_NAME_CODEC.decode(item) for item in value)
+    names = tuple(NAME.decode(item) for item in value)
     if list(names) != sorted(set(names)):
         msg = "names must be sorted and distinct"
         raise refuse(msg)
@@ -143,9 +143,7 @@ def _keyed(codec: Codec[bytes]) -> Codec[Mapping[str, bytes]]:
         if not isinstance(value, dict) or len(value) > MAX_NAMES:
             msg = "not an object with a value for each name"
             raise refuse(msg)
-        return {
-            _NAME_CODEC.decode(name): codec.decode(raw) for name, raw in value.items()
-        }
+        return {NAME.decode(name): codec.decode(raw) for name, raw in value.items()}
 
     return Codec(_encode_keyed, decode)
 
@@ -178,7 +176,8 @@ def optional(codec: Codec[T]) -> Codec[T | None]:
     )
 
 
-_NAME_CODEC = _text(_NAME, "a party's name")
+NAME = _text(_NAME, "a party's name")
+NUMBER = Codec(decimal_text, _decode_decimal)
 _DIGEST_CODEC = _hex(DIGEST_BYTES)
 
 _CODECS: dict[type, Mapping[str, Codec[Any]]] = {}
@@ -187,7 +186,7 @@ Count = Annotated[int, _integer(0)]
 Positive = Annotated[int, _integer(1)]
 Order = Annotated[int, _integer(2, 256)]
 BigInteger = Annotated[int, Codec(str, _decode_big)]
-Name = Annotated[str, _NAME_CODEC]
+Name = Annotated[str, NAME]
 Names = Annotated[tuple[str, ...], Codec(list, _decode_names)]
 Kind = Annotated[str, _text(_KIND, "a kind of record")]
 Software = Annotated[str, _text(_SOFTWARE, "a version of the software")]
@@ -196,7 +195,7 @@ MaybeDigest = Annotated[bytes | None, optional(_DIGEST_CODEC)]
 Handle = Annotated[bytes, _hex(HANDLE_BYTES)]
 Signature = Annotated[bytes, _hex(SIGNATURE_BYTES)]
 Rate = Annotated[Fraction, Codec(rational, _decode_rate)]
-Number = Annotated[Decimal, Codec(decimal_text, _decode_decimal)]
+Number = Annotated[Decimal, NUMBER]
 Keys = Annotated[Mapping[str, bytes], _keyed(_hex(KEY_BYTES))]
 Heads = Annotated[Mapping[str, bytes], _keyed(_DIGEST_CODEC)]
 Object = Annotated[Mapping[str, Json], Codec(dict, _decode_object)]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from privacy.crypto import VerifyKey
@@ -222,9 +222,12 @@ class _Check:
         except MalformedMessageError as error:
             self._note(file, str(error))
             return
-        # A running party is between the line and its acknowledgement at times.
-        running = self.unfinished and head.records == ledger.history.records - 1
-        if not running and head != Head(ledger.history.records, ledger.head):
+        records = ledger.history.records
+        ends = [Head(records, ledger.head)]
+        if self.unfinished:
+            # A running party is between the line and its acknowledgement at times.
+            ends.append(Head(records - 1, ledger.head_before))
+        if head not in ends:
             self._note(file, "it remembers another end of the ledger")
 
     def _runs(
@@ -376,10 +379,17 @@ def _load_json(data: bytes) -> object:
         msg = "not a number of JSON"
         raise ValueError(msg)
 
+    def fraction(text: str) -> Decimal:
+        try:
+            return Decimal(text)
+        except InvalidOperation:
+            msg = "an exponent beyond reading"
+            raise ValueError(msg) from None
+
     return json.loads(
         data.decode("utf-8"),
         object_pairs_hook=pairs,
-        parse_float=Decimal,
+        parse_float=fraction,
         parse_constant=constant,
     )
 

@@ -321,6 +321,7 @@ class History:
 
     def _check_cap(self, record: ClientOpened, first: Charges) -> None:
         """Hold a run to the cap of the data set, and a second run to the filter."""
+        _require(0 < record.cap_delta < 1, "a cap at a delta that is not in (0, 1)")
         if not isinstance(self.opened, ClientOpened):
             ((event, _),) = first
             _require(

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
 from privacy.errors import MalformedMessageError
-from privacy.ledger.fields import codecs, decimal_text, from_object
+from privacy.ledger.fields import NAME, NUMBER, codecs, from_object
 from privacy.ledger.records import Event
 from privacy.plan import (
     DISTRIBUTED,
@@ -22,9 +22,6 @@ from privacy.plan import (
     threshold,
 )
 from privacy.wire import MAX_JSON_INTEGER, Json
-
-_MAX_DECIMAL_CHARACTERS = 64
-_MAX_EXPONENT = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,21 +121,15 @@ def _whole(plan: Mapping[str, Json], name: str, least: int) -> int:
 
 
 def _decimal(plan: Mapping[str, Json], name: str) -> Decimal:
-    text = plan.get(name)
+    # A plan has one text, and so has each of its numbers.
     try:
-        if not isinstance(text, str) or len(text) > _MAX_DECIMAL_CHARACTERS:
-            raise InvalidOperation
-        value = Decimal(text)
-        # A huge exponent would make comparing it a denial of service.
-        if value.is_nan() or value <= 0 or abs(value.adjusted()) > _MAX_EXPONENT:
-            raise InvalidOperation
-        # A plan has one text, and so has each of its numbers.
-        if decimal_text(value) != text or (name == "delta" and value >= 1):
-            raise InvalidOperation
-    except InvalidOperation:
-        msg = f"a plan without a decimal {name!r} above 0"
-        raise MalformedMessageError(msg) from None
-    return value
+        value = NUMBER.decode(plan.get(name))
+    except MalformedMessageError:
+        value = Decimal(0)
+    if value > 0 and (name != "delta" or value < 1):
+        return value
+    msg = f"a plan without a decimal {name!r} above 0"
+    raise MalformedMessageError(msg)
 
 
 def _events(plan: Mapping[str, Json]) -> Mapping[str, Event]:
@@ -148,8 +139,9 @@ def _events(plan: Mapping[str, Json]) -> Mapping[str, Event]:
     events: dict[str, Event] = {}
     names: list[str] = []
     for client in clients if isinstance(clients, list) else []:
-        name = client.get("name") if isinstance(client, dict) else None
-        if isinstance(client, dict) and isinstance(name, str):
+        if isinstance(client, dict):
+            # A verifier makes file names of it.
+            name = NAME.decode(client.get("name"))
             own = shared | {"sampling_rate": client.get("sampling_rate")}
             events[name] = from_object(Event, own)
             names.append(name)

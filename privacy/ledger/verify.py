@@ -20,6 +20,7 @@ from privacy.errors import (
 )
 from privacy.ledger.chain import Entry, Problem, read_chain, split_lines
 from privacy.ledger.codes import Role
+from privacy.ledger.envelope import GENESIS
 from privacy.ledger.history import History
 from privacy.ledger.pricing import Price, Pricing, price_charges
 from privacy.ledger.records import ClientOpened, Declined, Intent, ServerOpened
@@ -53,6 +54,7 @@ class VerifiedLedger:
         runs: in order; a server has one.
         history: its state at the end.
         head: hash of its last line, 32 bytes.
+        head_before: of the line before, 32 zero bytes if there is none.
     """
 
     party: str
@@ -61,6 +63,7 @@ class VerifiedLedger:
     runs: tuple[Run, ...]
     history: History
     head: bytes
+    head_before: bytes
 
     def runs_until(self, last: Run) -> tuple[Run, ...]:
         """The runs up to this one, which is among them."""
@@ -194,8 +197,9 @@ def examine(
     if problems:
         return None, tuple(problems)
     runs = tuple(Run(opened, tuple(members), end) for opened, members, end in parts)
+    heads = [GENESIS, *(entry.head for entry in entries)]
     ledger = VerifiedLedger(
-        history.party, history.role, chain.key, runs, history, entries[-1].head
+        history.party, history.role, chain.key, runs, history, heads[-1], heads[-2]
     )
     return ledger, ()
 
