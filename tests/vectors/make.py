@@ -7,6 +7,7 @@ from pathlib import Path
 from tests.vectors import (
     derivations,
     encodings,
+    ledger_cases,
     lies_of_client,
     lies_of_server,
     rounds,
@@ -30,6 +31,10 @@ def main() -> None:
     """Write them."""
     for name, text in texts().items():
         (FOLDER / name).write_text(text, "utf-8")
+    for name, data in ledger_cases.files().items():
+        path = FOLDER / "ledgers" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
 
 
 if __name__ == "__main__":

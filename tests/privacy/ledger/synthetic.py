@@ -5,6 +5,7 @@ Round 1 publishes the sum of all, round 2 aborts, round 3 publishes without gamm
 
 import hashlib
 import json
+import math
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -100,6 +101,11 @@ def event_of(plan):
     )
 
 
+def number(figure):
+    """As a summary has it: JSON has no infinity."""
+    return float(figure) if math.isfinite(float(figure)) else None
+
+
 class SyntheticClient:
     """One client's side; every step is one record."""
 
@@ -134,13 +140,14 @@ class SyntheticClient:
     def intent(self, number, attempt=1, **changes):
         event = changes.pop("event", event_of(self.plan))
         history = self.ledger.history
+        releases = self.plan.local_steps
         values = {
             "round": number,
             "attempt": attempt,
             "event": event,
-            "releases": 1,
+            "releases": releases,
         }
-        spend, lifetime = spends_after(history, event, 1, self.price)
+        spend, lifetime = spends_after(history, event, releases, self.price)
         values |= {"spend": spend, "lifetime": lifetime}
         return self.ledger.append(Intent(**(values | changes)))
 
@@ -192,9 +199,10 @@ class SyntheticRun:
         directory: an empty folder.
         plan: the terms.
         keys: signing keys by party.
+        price: the accountant.
     """
 
-    def __init__(self, directory, plan=None, *, keys=None):
+    def __init__(self, directory, plan=None, *, keys=None, price=price):
         self.directory = Path(directory)
         self.plan = plan or make_plan()
         self.keys = keys or {name: make_key(name) for name in (*CLIENTS, SERVER)}
@@ -207,7 +215,7 @@ class SyntheticRun:
         self.survivors = ()
         self.server = self.ledger(SERVER, Role.SERVER)
         self.clients = {
-            name: SyntheticClient(self.ledger(name, Role.CLIENT), self.plan)
+            name: SyntheticClient(self.ledger(name, Role.CLIENT), self.plan, price)
             for name in CLIENTS
         }
 
@@ -215,7 +223,7 @@ class SyntheticRun:
         path = self.directory / f"ledger/{name}.jsonl"
         return Ledger.open(path, self.keys[name], party=name, role=role)
 
-    def open(self):
+    def open(self, **changes):
         self.server.append(
             ServerOpened(
                 RUN,
@@ -226,7 +234,7 @@ class SyntheticRun:
             )
         )
         for client in self.clients.values():
-            client.open(self.roster)
+            client.open(self.roster, **changes)
 
     def gather(self, number, members=CLIENTS):
         """Offer a round, join it, advertise, charge."""
@@ -313,15 +321,15 @@ class SyntheticRun:
         }
         history = self.server.history
         summary = {
-            "epsilon": max(float(spend.epsilon_pld) for spend in spends.values()),
-            "delta": float(self.plan.delta),
-            "target_epsilon": float(self.plan.epsilon),
+            "epsilon": number(max(spend.epsilon_pld for spend in spends.values())),
+            "delta": number(self.plan.delta),
+            "target_epsilon": number(self.plan.epsilon),
             "rounds_completed": history.published,
             "rounds_aborted": history.aborted,
             "plan_digest": self.plan.digest,
             "survivors": list(self.survivors),
             "clients": [
-                {"name": name, "reward_before": 0.2, "epsilon": float(s.epsilon_pld)}
+                {"name": name, "reward_before": 0.2, "epsilon": number(s.epsilon_pld)}
                 for name, s in spends.items()
             ],
             "reward_before": 0.2,

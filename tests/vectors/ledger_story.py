@@ -1,0 +1,212 @@
+"""A run's folder as records that can be changed and signed again, and as bytes.
+
+A client's record names the head of a server's line and the other way round. Here such
+a head is a `Told`: which record it is of. So when a party changes a record before it
+tells of it, all that follows is signed anew and fits, and what a verifier finds is the
+lie itself and not the traces of a forgery.
+"""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+from privacy.crypto import SigningKey
+from privacy.ledger.envelope import GENESIS, line_hash, open_line, seal_line
+from privacy.ledger.payload import plan_digest
+from privacy.plan import SERVER
+from privacy.wire import canonical_json
+from tests.privacy.ledger.synthetic import CLIENTS, make_key
+
+Record = dict[str, Any]
+Files = dict[str, bytes]
+PARTIES = (*CLIENTS, SERVER)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The head of the line that a record stands in.
+
+    Attributes:
+        record: the very object; another with the same content is another line.
+        head: in the honest run, for a record that was left out since.
+    """
+
+    record: Record
+    head: str
+
+
+def ledger_file(party: str) -> str:
+    """Where a ledger lies."""
+    return f"ledger/{party}.jsonl"
+
+
+class Story:
+    """A folder whose parties may lie.
+
+    Args:
+        files: of a run that verifies.
+
+    Attributes:
+        files: the folder's other files, to be changed as bytes.
+        records: of each party, in order; `seq` and `prev` are made when signed.
+        keys: who signs for each party.
+    """
+
+    def __init__(self, files: Files) -> None:
+        self.files = dict(files)
+        self.keys: dict[str, SigningKey] = {name: make_key(name) for name in PARTIES}
+        lines = {name: files[ledger_file(name)].splitlines() for name in PARTIES}
+        self.records: dict[str, list[Record]] = {
+            name: [json.loads(open_line(line).payload) for line in lines[name]]
+            for name in PARTIES
+        }
+        told = {
+            line_hash(line).hex(): Told(record, line_hash(line).hex())
+            for name in PARTIES
+            for line, record in zip(lines[name], self.records[name], strict=True)
+        }
+        for record in (each for name in PARTIES for each in self.records[name]):
+            if record.get("server_head"):
+                record["server_head"] = told[record["server_head"]]
+            for name, head in record.get("heads", {}).items():
+                record["heads"][name] = told[head]
+
+    def of(self, party: str, kind: str, number: int = 0) -> Record:
+        """A record to change: the n-th of a kind."""
+        return [each for each in self.records[party] if each["kind"] == kind][number]
+
+    def every(self, kind: str) -> list[Record]:
+        """The records of a kind, of all parties."""
+        return [r for name in PARTIES for r in self.records[name] if r["kind"] == kind]
+
+    def change_plan(
+        self, *, parties: tuple[str, ...] = PARTIES, **terms: object
+    ) -> None:
+        """Other terms in `opened` with a fitting digest; in plan.json if all do."""
+        for name in parties:
+            for opened in (r for r in self.records[name] if r["kind"] == "opened"):
+                opened["plan"] |= terms
+                opened["plan_digest"] = plan_digest(opened["plan"]).hex()
+        if parties == PARTIES:
+            plan = json.loads(self.files["plan.json"]) | terms
+            self.files["plan.json"] = canonical_json(plan)
+
+    def leave_out(self, party: str, *kinds: str, round: int = 0) -> None:  # noqa: A002
+        """Take records away, make later counts fit, and reprice what is left."""
+        self.records[party] = [
+            record
+            for record in self.records[party]
+            if record["kind"] not in kinds or (round and record["round"] != round)
+        ]
+        self.mend(party)
+
+    def mend(self, party: str) -> None:
+        """Make the totals, and the figures of the charges that are left, true again.
+
+        All charges of the runs are alike, so that the figures of n of them are those
+        that the honest ledger had after n.
+        """
+        records = self.records[party]
+        intents = [record for record in records if record["kind"] == "intent"]
+        honest = Story(self.files).records[party]
+        figures = [r for r in honest if r["kind"] == "intent"]
+        for intent, figure in zip(intents, figures, strict=False):
+            intent["spend"] = deepcopy(figure["spend"])
+            intent["lifetime"] = deepcopy(figure["lifetime"])
+        closed = records[-1]
+        closed["records"] = len(records)
+        if party != SERVER:
+            closed |= {
+                name: deepcopy(intents[-1][name]) for name in ("spend", "lifetime")
+            }
+        kind = "outcome" if party != SERVER else None
+        for status in ("published", "aborted", "missed"):
+            if status in closed:
+                closed[status] = sum(
+                    r["kind"] == kind and r["status"] == status
+                    if kind
+                    else r["kind"] == status
+                    for r in records
+                )
+
+    def written(self) -> Files:
+        """The folder, every line signed by its party."""
+        lines: dict[int, bytes] = {}
+
+        def seal(party: str, place: int) -> bytes:
+            """The line of a record; those that it names are signed before it."""
+            record = self.records[party][place]
+            if id(record) not in lines:
+                prev = line_hash(seal(party, place - 1)) if place else GENESIS
+                body = record | {"seq": place, "prev": prev.hex()}
+                if isinstance(body.get("server_head"), Told):
+                    body["server_head"] = head_of(body["server_head"])
+                if "heads" in body:
+                    body["heads"] = {
+                        name: head_of(head) if isinstance(head, Told) else head
+                        for name, head in body["heads"].items()
+                    }
+                lines[id(record)] = seal_line(canonical_json(body), self.keys[party])
+            return lines[id(record)]
+
+        def head_of(told: Told) -> str:
+            place = places.get(id(told.record))
+            return line_hash(seal(*place)).hex() if place else told.head
+
+        places = {
+            id(record): (name, place)
+            for name in PARTIES
+            for place, record in enumerate(self.records[name])
+        }
+        files = dict(self.files)
+        for name in PARTIES:
+            own = [seal(name, place) for place in range(len(self.records[name]))]
+            files[ledger_file(name)] = b"".join(line + b"\n" for line in own)
+            head = {"head": line_hash(own[-1]).hex(), "records": len(own)}
+            files[ledger_file(name) + ".head"] = canonical_json(head) + b"\n"
+        return files
+
+
+def edits(before: Files, after: Files) -> list[dict[str, object]]:
+    """What turns one folder into another: for each file that differs, one piece of it.
+
+    Returns:
+        Objects with `file`, and either `gone` or `start`, `end` (bytes of the file that
+        are taken out; a new file is 0, 0) and `put` (text) or `put_hex`.
+    """
+    found: list[dict[str, object]] = []
+    for file in sorted(before.keys() | after.keys()):
+        old, new = before.get(file, b""), after.get(file)
+        if new is None:
+            found.append({"file": file, "gone": True})
+        elif new != old or file not in before:
+            shortest = min(len(old), len(new))
+            start = next((i for i in range(shortest) if old[i] != new[i]), shortest)
+            tail = next(
+                (i for i in range(shortest - start) if old[-1 - i] != new[-1 - i]),
+                shortest - start,
+            )
+            piece = new[start : len(new) - tail]
+            put = (
+                {"put": piece.decode()} if piece.isascii() else {"put_hex": piece.hex()}
+            )
+            found.append({"file": file, "start": start, "end": len(old) - tail, **put})
+    return found
+
+
+def applied(before: Files, changes: list[dict[str, Any]]) -> Files:
+    """The other folder."""
+    files = dict(before)
+    for change in changes:
+        file = change["file"]
+        if change.get("gone"):
+            del files[file]
+            continue
+        old = files.get(file, b"")
+        hexed = bytes.fromhex(change.get("put_hex", ""))
+        piece = change.get("put", "").encode() + hexed
+        files[file] = old[: change["start"]] + piece + old[change["end"] :]
+    return files
