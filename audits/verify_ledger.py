@@ -1063,7 +1063,9 @@ def words(told: Record) -> str:
         lines.append(f"{place}: rule {found['rule']}: {found['text']}")
     lines += [f"note: {note}" for note in told["notes"]]
     if not told["verified"]:
-        return "\n".join([*lines, f"NOT VERIFIED: {len(told['findings'])} findings"])
+        count = len(told["findings"])
+        ending = "" if count == 1 else "s"
+        return "\n".join([*lines, f"NOT VERIFIED: {count} finding{ending}"])
     for name, key in told["fingerprints"].items():
         spent = told["epsilon"].get(name)
         figure = f"epsilon {spent} at delta {told['delta']}, " if spent else ""

@@ -13,9 +13,9 @@ ABOUT = (
     "Folders of runs and whether they verify, by docs/ledger.md. `valid` are folders "
     "beside this file, to be taken as they are. `bad` are the same folders with edits: "
     "the bytes of `file` from `start` to `end` are replaced by `put` (or `put_hex`); "
-    "`gone` takes a file away, and 0, 0 of a file that is not there makes it. `rule` is "
-    "the rule of the page that is broken. Where `unfinished` is true, the run may be "
-    "unfinished."
+    "`gone` takes a file away, and 0, 0 of a file that is not there makes it. `rule` "
+    "is the rule of the page that is broken. Where `unfinished` is true, the run may "
+    "be unfinished."
 )
 
 

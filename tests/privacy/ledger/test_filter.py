@@ -1,6 +1,7 @@
 """What a cap promises over several runs, whose plans may depend on earlier ones."""
 
 import math
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 
@@ -405,3 +406,16 @@ def test_a_run_charges_no_more_than_it_registered_however_often_it_is_interrupte
     ):
         book.charge()
     assert charge_count(book.history.charges) == 2
+
+
+def test_a_figure_beyond_the_digits_of_a_ledger_is_infinite_and_no_crash():
+    event = replace(event_of(CHEAP), noise_variance=5)
+    for count in (1, 10**6, 10**31):
+        counted = filter_epsilon(((event, count),), DELTA, 256)
+        assert counted.is_infinite() == (count == 10**31)
+
+
+@pytest.mark.parametrize("delta", ["0", "1", "2.5", "Infinity"])
+def test_a_cap_at_a_delta_that_promises_nothing_opens_no_run(delta):
+    with pytest.raises(LedgerError, match="delta"):
+        Book().open(CHEAP, Decimal(20), Decimal(delta))

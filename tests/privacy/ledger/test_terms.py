@@ -71,3 +71,12 @@ def test_a_client_without_a_rate_in_its_one_form_is_refused(rate):
     clients[1]["sampling_rate"] = rate
     with pytest.raises(MalformedMessageError):
         read_terms(plan | {"clients": clients})
+
+
+@pytest.mark.parametrize("name", ["../server", "", "a/b", "-a", "a" * 64, "\u00e9", 3])
+def test_a_client_whose_name_is_no_file_name_is_refused(name):
+    plan = make_plan().to_json()
+    clients = [dict(client) for client in plan["clients"]]
+    clients[0]["name"] = name
+    with pytest.raises(MalformedMessageError):
+        read_terms(plan | {"clients": clients})

@@ -1,0 +1,328 @@
+"""The second verifier: alone, beside the first, and on every lie among the vectors."""
+
+import ast
+import json
+import math
+import random
+import subprocess
+import sys
+from collections import Counter
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+
+from privacy.ledger import cap_order, claimed_epsilon, filter_epsilon, price_charges
+from privacy.ledger.records import Event
+from tests.audits.ledger_folders import (
+    ROOT,
+    SCRIPT,
+    VECTORS,
+    altered_bytes,
+    altered_records,
+    read,
+    second,
+    verdicts,
+    write,
+)
+from tests.vectors import ledger_cases
+from tests.vectors.ledger_story import applied
+
+CASES = json.loads((VECTORS / "cases.json").read_bytes())
+VALID = [case["name"] for case in CASES["valid"]]
+HONEST = {name: read(name) for name in VALID}
+
+
+def run(*arguments, isolated="-I"):
+    """The script as an auditor runs it."""
+    command = [sys.executable, isolated, str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(  # noqa: S603
+        command, capture_output=True, text=True, check=False
+    )
+
+
+# --- The vectors ----------------------------------------------------------------------
+
+
+def test_the_vectors_are_what_the_program_writes():
+    made = ledger_cases.files()
+    committed = {p.relative_to(VECTORS).as_posix() for p in VECTORS.rglob("*.*")}
+    assert committed == set(made)
+    for name, data in made.items():
+        assert (VECTORS / name).read_bytes() == data, (
+            f"{name} is not what `python -m tests.vectors.make` writes"
+        )
+
+
+def test_there_are_lies_about_every_rule():
+    assert {case["rule"] for case in CASES["bad"]} == set(range(1, 15))
+    assert len(CASES["bad"]) > 100
+
+
+@pytest.mark.parametrize("case", CASES["valid"], ids=VALID)
+def test_both_verifiers_pass_an_honest_folder(case):
+    folder = VECTORS / case["name"]
+    assert verdicts(folder, unfinished=case["unfinished"]) == ([], [])
+
+
+@pytest.mark.parametrize("case", CASES["bad"], ids=[c["name"] for c in CASES["bad"]])
+def test_both_verifiers_find_a_lie_and_the_second_names_its_rule(case, tmp_path):
+    folder = write(applied(HONEST[case["folder"]], case["edits"]), tmp_path / "run")
+    first, again = verdicts(folder, unfinished=case["unfinished"], tolerance=1e-3)
+    assert first
+    assert case["rule"] in {finding.rule for finding in again}
+
+
+def test_an_unfinished_run_verifies_only_where_that_is_allowed():
+    first, again = verdicts(VECTORS / "unfinished", unfinished=False)
+    assert first
+    assert {finding.rule for finding in again} == {10, 13}
+
+
+# --- Both verifiers on what nobody thought of -----------------------------------------
+
+
+@pytest.mark.parametrize("alter", [altered_records, altered_bytes])
+@pytest.mark.parametrize("name", VALID)
+def test_both_verifiers_agree_on_folders_altered_at_random(alter, name, tmp_path):
+    """Thousands of seeds were tried when the second verifier was written."""
+    verdict = Counter()
+    for seed in range(12):
+        files = alter(HONEST[name], f"{name} {seed}")
+        if files is None:
+            continue
+        folder = write(files, tmp_path / "run")
+        first, again = verdicts(folder, unfinished=name == "unfinished")
+        assert bool(first) == bool(again), (seed, first, again)
+        verdict[bool(first)] += 1
+    assert verdict[True] > 3
+
+
+# --- Its own accountant ---------------------------------------------------------------
+
+
+def random_event(rng):
+    """Events of all sizes, those without a price among them."""
+    below = rng.choice([1, 2, 50, 10**4, 10**9, 10**30])
+    rate = Fraction(rng.randint(1, below), below)
+    statistic = rng.random() < 0.5
+    return Event(
+        sampling_rate=rate,
+        inner_steps=rng.choice([1, 1, 2, 7]),
+        norm_bound=rng.choice([1, 32, 1024, 2**40]),
+        noise_variance=rng.choice([0, 4, 5, 1000, 2**22, 2**30, 2**90, 10**38]),
+        statistic_norm_bound=rng.choice([0, 1, 16, 4096]) if statistic else 0,
+        statistic_variance=rng.choice([0, 4, 9, 4096, 2**40]) if statistic else 0,
+    )
+
+
+def as_json(event):
+    return {
+        "sampling_rate": f"{event.sampling_rate.numerator}/"
+        f"{event.sampling_rate.denominator}",
+        "inner_steps": event.inner_steps,
+        "norm_bound": event.norm_bound,
+        "noise_variance": str(event.noise_variance),
+        "statistic_norm_bound": event.statistic_norm_bound,
+        "statistic_variance": str(event.statistic_variance),
+    }
+
+
+def test_its_renyi_accountant_and_ours_give_the_same_digits():
+    rng = random.Random("figures")  # noqa: S311
+    prices = Counter()
+    for _ in range(60):
+        event, count = random_event(rng), rng.choice([1, 3, 100, 10**6])
+        delta = Decimal(rng.choice(["0.00001", "0.1", "0.000000000001"]))
+        order, cap = rng.randint(2, 256), Decimal(rng.choice(["0.5", "8", "100"]))
+        theirs = second.Event.of(as_json(event))
+        figure = second.rdp_epsilon({theirs: count}, delta, [order])
+        ours = filter_epsilon(((event, count),), delta, order)
+        assert second.agrees(str(ours), figure)
+        assert cap_order(event, cap, delta) == second.filter_order(theirs, cap, delta)
+        prices[ours.is_finite()] += 1
+    assert min(prices.values()) > 10
+
+
+def test_its_figures_by_pld_have_the_digits_of_ours():
+    rng = random.Random("losses")  # noqa: S311
+    for _ in range(6):
+        event = Event(
+            sampling_rate=Fraction(1, rng.choice([1, 20, 1000])),
+            inner_steps=1,
+            norm_bound=1024,
+            noise_variance=rng.choice([2**20, 2**22, 2**24]),
+            statistic_norm_bound=16,
+            statistic_variance=4096,
+        )
+        count, delta = rng.randint(1, 40), Decimal("0.00001")
+        pld, rdp = price_charges(((event, count),), delta, 40)
+        theirs = second.Event.of(as_json(event))
+        assert second.agrees(str(pld), second.pld_epsilon(theirs, count, 40, delta))
+        orders = second.ORDERS
+        figure = second.rdp_epsilon({theirs: count}, delta, orders)
+        assert second.agrees(str(rdp), figure)
+        assert pld < rdp
+
+
+@pytest.mark.parametrize(
+    ("count", "registered", "delta"),
+    [
+        (1, 10**6 + 1, "0.00001"),
+        (1, 1, "0.00000000000001"),
+        (10**6, 10**6, "0.000000001"),
+    ],
+)
+def test_both_accountants_have_no_figure_by_pld_in_the_same_cases(
+    count, registered, delta
+):
+    event = Event(Fraction(1, 50), 1, 1024, 2**22, 0, 0)
+    price, _ = price_charges(((event, count),), Decimal(delta), registered)
+    theirs = second.Event.of(as_json(event))
+    figure = second.pld_epsilon(theirs, count, registered, Decimal(delta))
+    assert price.is_infinite() == (figure == math.inf)
+
+
+def test_a_figure_a_millionth_off_is_not_the_same_figure():
+    assert second.agrees("1.234568", 1.2345671)
+    assert not second.agrees("1.234567", 1.2345671)
+    assert not second.agrees("1.234569", 1.2345671)
+    assert second.agrees("1.234", 1.2345671, tolerance=1e-3)
+    assert not second.agrees("1.23", 1.2345671, tolerance=1e-3)
+    assert second.agrees("infinity", math.inf)
+    assert not second.agrees("1000000", math.inf)
+    assert not second.agrees("infinity", 1.0)
+
+
+# --- The page and the script ----------------------------------------------------------
+
+
+def test_the_example_of_the_page_is_read_as_it_says():
+    page = (ROOT / "docs/ledger.md").read_text("utf-8")
+    example = page.split("### An example")[1].split("```")[1].strip().splitlines()
+    key, name, payload, line, head = example
+    assert second.fingerprint(bytes.fromhex(key)) == name
+    assert second.open_line(line.encode(), bytes.fromhex(key)) == json.loads(payload)
+    assert second.head_of(line.encode()) == head
+
+
+def test_it_has_every_rule_of_the_page_and_no_other():
+    page = (ROOT / "docs/ledger.md").read_text("utf-8")
+    part = page.split("## What a verifier checks")[1].split("\n## ")[0]
+    numbers = {
+        int(line.split(".")[0])
+        for line in part.splitlines()
+        if line.split(".")[0].isdigit()
+    }
+    assert numbers == {case["rule"] for case in CASES["bad"]}
+
+
+def test_it_imports_the_standard_library_and_one_package():
+    """And `dp_accounting`, where that is installed, inside of one function."""
+    tree = ast.parse(SCRIPT.read_bytes())
+    imports = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
+    roots = {
+        (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).split(
+            "."
+        )[0]
+        for node in imports
+    }
+    assert roots - sys.stdlib_module_names == {"cryptography", "dp_accounting"}
+    lazy = [n for n in imports if n not in tree.body]
+    assert [node.module for node in lazy] == ["dp_accounting.pld"]
+
+
+def test_it_runs_with_nothing_of_ours():
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['verify_ledger.py', {str(VECTORS / 'one_round')!r}]\n"
+        "try:\n"
+        f"    runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    print('status', end.code)\n"
+        "roots = {name.split('.')[0] for name in sys.modules}\n"
+        "print('ours', sorted(roots & {'privacy', 'fgrpo_secure', 'audits'}))\n"
+    )
+    command = [sys.executable, "-I", "-c", code]
+    done = subprocess.run(  # noqa: S603
+        command, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-2:] == ["status 0", "ours []"]
+
+
+def test_without_dp_accounting_it_says_what_it_did_not_compute(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "dp_accounting.pld", None)
+    second.pld_epsilon.cache_clear()
+    folder = second.Folder(VECTORS / "three_rounds", unfinished=False, tolerance=0.0)
+    folder.check()
+    told = second.report(folder)
+    assert told["verified"]
+    assert "dp-accounting is not installed" in told["notes"][0]
+    assert "note: epsilon_pld was not computed" in second.words(told)
+    name = "bad_renyi_figure_understated_in_the_last_digit"
+    (case,) = (c for c in CASES["bad"] if c["name"] == name)
+    lying = write(applied(HONEST[case["folder"]], case["edits"]), tmp_path / "run")
+    _, findings = verdicts(lying)
+    second.pld_epsilon.cache_clear()
+    assert {finding.rule for finding in findings} == {5}
+
+
+def test_an_auditor_is_told_the_file_the_line_and_the_rule(tmp_path):
+    (case,) = (c for c in CASES["bad"] if c["name"] == "bad_rate_lowered")
+    folder = write(applied(HONEST[case["folder"]], case["edits"]), tmp_path / "run")
+    done = run(folder)
+    assert done.returncode == 1
+    assert done.stdout == (
+        "ledger/alpha.jsonl:10: rule 5: the event is not the plan's\n"
+        "NOT VERIFIED: 1 finding\n"
+    )
+    told = json.loads(run(folder, "--json").stdout)
+    assert not told["verified"]
+    assert told["findings"] == [
+        {
+            "file": "ledger/alpha.jsonl",
+            "line": 10,
+            "rule": 5,
+            "text": "the event is not the plan's",
+        }
+    ]
+
+
+def test_an_auditor_is_told_what_was_spent_and_whose_keys_these_are():
+    done = run(VECTORS / "one_round")
+    assert done.returncode == 0
+    *parties, last = done.stdout.splitlines()
+    assert [line.split(":")[0] for line in parties] == [
+        *("server", "alpha", "beta", "gamma")
+    ]
+    assert last.startswith("Verified. Compare the keys")
+    told = json.loads(run(VECTORS / "one_round", "--json").stdout)
+    folder = second.Folder(VECTORS / "one_round", unfinished=False, tolerance=0.0)
+    folder.check()
+    assert told == second.report(folder)
+    assert told["epsilon"]["alpha"] in parties[1]
+    for name, key in folder.keys.items():
+        assert told["fingerprints"][name] == second.fingerprint(key)
+
+
+def test_there_must_be_something_to_verify(tmp_path):
+    done = run(tmp_path / "nowhere")
+    assert done.returncode == 2
+    assert "is no folder" in done.stderr
+    assert run(tmp_path).returncode == 1
+    page = run("--help").stdout
+    for words in ("Exit status: 0", "docs/ledger.md", "--unfinished", "--json"):
+        assert words in page
+
+
+def test_the_claimed_epsilons_are_those_of_the_first_verifier():
+    from privacy.ledger import verify_run
+
+    for name in VALID:
+        unfinished = name == "unfinished"
+        report = verify_run(VECTORS / name, unfinished=unfinished)
+        folder = second.Folder(VECTORS / name, unfinished=unfinished, tolerance=0.0)
+        folder.check()
+        assert folder.spends() == {
+            party: claimed_epsilon(spend) for party, spend in report.spends.items()
+        }
