@@ -445,7 +445,7 @@ def pld_epsilon(
     event: Event, charges: int, registered: int, delta: Decimal
 ) -> float | None:
     """Epsilon by the privacy loss distribution; None without `dp-accounting`."""
-    loss = 1e-14 + 1e-15 * charges
+    loss, registered = 1e-14 + 1e-15 * charges, max(charges, registered)
     renyi_epsilon = rdp_epsilon({event: charges}, delta, ORDERS)
     if registered > 10**6 or renyi_epsilon > 1e8 or loss > float(delta) / 2:
         return math.inf
@@ -455,8 +455,8 @@ def pld_epsilon(
         )
     except ImportError:
         return None
-    whole = rdp_epsilon({event: max(charges, registered)}, delta, ORDERS)
-    grid = min(5e-4, max(1e-5, math.sqrt(1e-5 / max(charges, registered))))
+    whole = rdp_epsilon({event: registered}, delta, ORDERS)
+    grid = min(5e-4, max(1e-5, math.sqrt(1e-5 / registered)))
     one = pld.from_gaussian_mechanism(
         standard_deviation=event.z,
         sampling_prob=event.rate,
@@ -497,7 +497,7 @@ def claimed(spend: Record) -> Decimal:
 
 # --- One ledger: rules 1 to 10 --------------------------------------------------------
 
-Contradictions = Iterator[tuple[object, int, str]]
+# What must hold, the rule (or, beside another ledger, the line), and what is wrong.
 Checks = Iterator[tuple[object, int, str]]
 MOST_CLIENTS = 200
 PLAN = {
@@ -629,8 +629,6 @@ class Ledger:
             self.run.attempts[self.run.begun][line] = record
         self.run.last_line = line
         self.phase, self.before = row[kind], kind
-
-    # For each kind: what must hold, the rule, and what is wrong if it does not.
 
     def _opened(self, record: Record) -> Checks:
         plan, roster = record["plan"], record["roster"]
@@ -852,7 +850,8 @@ class Folder:
 
     def run_of(self, ledger: Ledger) -> Run | None:
         """The part of a ledger that is of the server's run."""
-        handles = {run.handle for run in self.ledgers[SERVER].runs}
+        server = self.ledgers.get(SERVER)
+        handles = {run.handle for run in server.runs} if server else set()
         return next((run for run in ledger.runs if run.handle in handles), None)
 
     def _note(self, file: str, line: int, rule: int, text: str) -> None:
@@ -907,7 +906,8 @@ class Folder:
         if not (run.closed or self.unfinished or run is ledger.run):
             self._note(ledger.file, run.last_line, 12, "the run is not closed")
         if ledger is not server:
-            for holds, line, text in compare(server, ledger, run, self.unfinished):
+            may = self.unfinished
+            for holds, line, text in compare(server, ledger, run, unfinished=may):
                 if not holds:
                     self._note(ledger.file, line, 13, text)
 
@@ -960,7 +960,7 @@ def same_spend(first: Record, second: Record) -> bool:
 def same_number(value: object, true: Decimal) -> bool:
     """Whether a JSON number is this decimal, or the double nearest to it."""
     if true == INFINITY:
-        return value in {None, "infinity"}
+        return value is None or value == "infinity"
     if type(value) not in {int, Decimal}:
         return False
     try:
@@ -969,9 +969,7 @@ def same_number(value: object, true: Decimal) -> bool:
         return False
 
 
-def compare(
-    server: Ledger, client: Ledger, ours: Run, unfinished: object
-) -> Contradictions:
+def compare(server: Ledger, client: Ledger, ours: Run, *, unfinished: bool) -> Checks:
     """Rule 13 for one client: what does not hold, by the client's line."""
     theirs = server.run
     for number, wrote in ours.attempts.items():
@@ -996,7 +994,7 @@ def compare(
 
 def compare_charge(
     client: Ledger, told: Attempt, wrote: Attempt, *, survived: bool
-) -> Contradictions:
+) -> Checks:
     """Rule 13: what was joined, charged and committed, beside the server's record."""
     line, joined = wrote.find("joined")
     for name in ("offer_digest", "adapter_digest"):
@@ -1102,7 +1100,10 @@ def main(arguments: list[str] | None = None) -> int:
     folder = Folder(
         chosen.folder, unfinished=chosen.unfinished, tolerance=chosen.pld_tolerance
     )
-    folder.check()
+    try:
+        folder.check()
+    except OSError as error:
+        parser.error(f"{error.filename} cannot be read; ask for a copy that can be")
     told = report(folder)
     print(json.dumps(told, indent=2) if chosen.json else words(told))
     return 0 if told["verified"] else 1

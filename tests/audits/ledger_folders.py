@@ -48,13 +48,18 @@ def verdicts(folder, *, unfinished=False, tolerance=0.0):
     first = verify_run(folder, unfinished=unfinished)
     again = second.Folder(folder, unfinished=unfinished, tolerance=tolerance)
     again.check()
+    second.words(second.report(again))
     return [str(problem) for problem in first.problems], again.findings
 
 
 def altered_bytes(files, seed):
-    """One file with bytes changed, cut, repeated or moved."""
+    """One file with bytes changed, cut, repeated or moved; or gone, or another."""
     rng = random.Random(seed)  # noqa: S311
-    name = rng.choice(sorted(files))
+    name, twin = rng.sample(sorted(files), 2)
+    if rng.random() < 0.1:
+        return files | {name: files[twin]}
+    if rng.random() < 0.1:
+        return {other: data for other, data in files.items() if other != name}
     data = bytearray(files[name])
     for _ in range(rng.choice([1, 1, 1, 2, 5])):
         start = rng.randrange(len(data) + 1)

@@ -30,6 +30,12 @@ def ledger_missing(files: Files) -> Files:
 
 
 @damage("three_rounds", 11)
+def ledger_of_the_server_missing(files: Files) -> Files:
+    """The server's ledger is gone."""
+    return {name: data for name, data in files.items() if not name.startswith(SERVERS)}
+
+
+@damage("three_rounds", 11)
 def key_missing(files: Files) -> Files:
     """A client's key is gone."""
     return {name: data for name, data in files.items() if name != "keys/gamma.pub"}
@@ -332,6 +338,12 @@ def summary_with_an_absurd_exponent(files: Files) -> Files:
     """The summary has a number that no decimal holds."""
     text = files["summary.json"].replace(b"1e-05", b"1e-99999999999999999999")
     return files | {"summary.json": text}
+
+
+@damage("no_promise", 14)
+def summary_with_a_list_for_a_number(files: Files) -> Files:
+    """The summary has a list where an epsilon belongs."""
+    return summary(files, epsilon=[None])
 
 
 @damage("three_rounds", 14)
