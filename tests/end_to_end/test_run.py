@@ -20,6 +20,7 @@ from privacy.crypto import SigningKey, VerifyKey
 from privacy.ledger import parse_note, read_key_file
 from privacy.plan import Plan
 from privacy.wire import parse_canonical_json
+from tests.audits.ledger_folders import second
 from tests.end_to_end.program import (
     ASSETS,
     NAMES,
@@ -228,6 +229,20 @@ def test_every_ledger_names_the_one_plan(finished):
 
 
 # The ledgers verify, and nothing else does.
+
+
+def test_the_second_verifier_passes_every_real_run_that_the_first_passes(
+    finished, output
+):
+    folder = second.Folder(finished.output, unfinished=False, tolerance=0.0)
+    folder.check()
+    assert folder.findings == []
+    spent = {c["name"]: c["epsilon"] for c in finished.summary["clients"]}
+    assert {name: float(figure) for name, figure in folder.spends().items()} == spent
+    (output / "ledger/server.jsonl").write_bytes(b"")
+    again = second.Folder(output, unfinished=False, tolerance=0.0)
+    again.check()
+    assert {finding.rule for finding in again.findings} >= {1}
 
 
 def test_the_ledgers_verify(finished, capsys):
