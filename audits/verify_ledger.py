@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Check a run's folder by the rules of docs/ledger.md, with none of our code.
 
-    python -I audits/verify_ledger.py DIR
+    python -I audits/verify_ledger.py DIR...
 
 The second verifier of the ledgers, written from docs/ledger.md alone. It needs Python's
 standard library and `cryptography`, for Ed25519 signatures. Where `dp-accounting` is
@@ -9,7 +9,8 @@ installed, the figures by PLD are computed again too; if it is not, the output s
 
 Each finding names a file, a line, and the number of the rule that is broken, as counted
 in docs/ledger.md under "What a verifier checks". The parts below stand in the order in
-which an auditor would work: text, signatures, records, prices, one ledger, the folder.
+which an auditor would work: text, signatures, the log, records, prices, one ledger, the
+folder, several folders.
 
 Exit status: 0 it verifies, 1 it does not, 2 there is nothing that could be verified.
 """
@@ -156,15 +157,26 @@ def usable_key(key: bytes) -> bool:
     return len(key) == 32 and y < CURVE_PRIME and y not in LOW_ORDER
 
 
-def unbase64(text: object) -> bytes:
+def unbase64(text: object, rule: int = 1) -> bytes:
     """Decode, and refuse every text but the one that encoding gives."""
-    require(isinstance(text, str) and text.isascii(), 1, "base64 is no ASCII text")
+    require(isinstance(text, str) and text.isascii(), rule, "base64 is no ASCII text")
     try:
         data = base64.b64decode(text, validate=True)
     except ValueError as error:
-        raise BrokenError(1, "not base64") from error
-    require(base64.b64encode(data).decode() == text, 1, "base64 is not canonical")
+        raise BrokenError(rule, "not base64") from error
+    require(base64.b64encode(data).decode() == text, rule, "base64 is not canonical")
     return data
+
+
+def is_signed(key: bytes, signature: bytes, message: bytes) -> bool:
+    """Whether this key signed the message, and may sign."""
+    if not usable_key(key):
+        return False
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return len(signature) == 64
 
 
 def open_line(line: bytes, key: bytes) -> Record:
@@ -185,13 +197,81 @@ def open_line(line: bytes, key: bytes) -> Record:
     signed_by = signatures[0]["keyid"]
     require(signed_by == fingerprint(key), 1, "another key than this party's is named")
     payload, signature = unbase64(envelope["payload"]), unbase64(signatures[0]["sig"])
-    require(len(signature) == 64, 1, "a signature is not 64 bytes long")
     signed = f"DSSEv1 {len(PAYLOAD_TYPE)} {PAYLOAD_TYPE} {len(payload)} ".encode()
-    try:
-        Ed25519PublicKey.from_public_bytes(key).verify(signature, signed + payload)
-    except (InvalidSignature, ValueError) as error:
-        raise BrokenError(1, "the signature is not of this party's key") from error
+    own = is_signed(key, signature, signed + payload)
+    require(own, 1, "the signature is not of this party's key")
     return parse_canonical(payload)
+
+
+# --- The log: a Merkle tree of the server's lines, and signed notes of it -------------
+
+# Text, an empty line, signature lines: origin, size, root; name and signature.
+NOTE = re.compile(
+    rb"((fgrpo-secure/[0-9a-f]{32})\n([1-9][0-9]*)\n([A-Za-z0-9+/]{43}=)\n)\n"
+    rb"((?:\xe2\x80\x94 [!-*,-~]{1,255} [A-Za-z0-9+/=]+\n){1,2048})"
+)
+
+
+class Note(NamedTuple):
+    """A checkpoint, and who signed it: (name, key id, signature)."""
+
+    text: bytes
+    origin: str
+    size: int
+    root: str
+    signatures: list[tuple[str, bytes, bytes]]
+
+
+def parse_note(data: bytes) -> Note:
+    """Rule 14: a note by its form; whose the signatures are is not checked here."""
+    found = NOTE.fullmatch(data) if len(data) <= 2**20 else None
+    require(found, 14, "not a note")
+    text, origin, size, root, lines = found.groups()
+    require(len(size) < 17 and int(size) < 2**53, 14, "a size beyond all ledgers")
+    signatures = []
+    for line in lines.decode().splitlines():
+        _, name, signature = line.split(" ")
+        raw = unbase64(signature, 14)
+        require(4 < len(raw) <= 8192, 14, "a signature of no length")
+        signatures.append((name, raw[:4], raw[4:]))
+    signers = {(name, key_id) for name, key_id, _ in signatures}
+    require(len(signers) == len(signatures), 14, "two signatures of one key")
+    root = unbase64(root.decode(), 14).hex()
+    return Note(text, origin.decode(), int(size), root, signatures)
+
+
+def origin_of(run: str) -> str:
+    """The name of a run's log."""
+    hashed = digest("fgrpo-secure/1/log-origin", bytes.fromhex(run))
+    return f"fgrpo-secure/{hashed[:32]}"
+
+
+def checkpoint_text(origin: str, size: int, root: str) -> bytes:
+    """What the server signs of its first lines."""
+    encoded = base64.b64encode(bytes.fromhex(root)).decode()
+    return f"{origin}\n{size}\n{encoded}\n".encode()
+
+
+def key_id(name: str, key: bytes) -> bytes:
+    """How a note names a key."""
+    return hashlib.sha256(name.encode() + b"\n\x01" + key).digest()[:4]
+
+
+def roots_of(lines: list[bytes]) -> list[str]:
+    """The root of the first 0, 1, 2, ... lines (RFC 6962, section 2.1)."""
+    roots = [hashlib.sha256(b"").hexdigest()]
+    # Whole subtrees from left to right, each with its height; they fall in height.
+    subtrees: list[tuple[int, bytes]] = []
+    for line in lines:
+        height, node = 0, hashlib.sha256(b"\0" + line).digest()
+        while subtrees and subtrees[-1][0] == height:
+            node = hashlib.sha256(b"\1" + subtrees.pop()[1] + node).digest()
+            height += 1
+        subtrees.append((height, node))
+        for _, left in reversed(subtrees[:-1]):
+            node = hashlib.sha256(b"\1" + left + node).digest()
+        roots.append(node.hex())
+    return roots
 
 
 # --- Records: forms, kinds, what may follow what --------------------------------------
@@ -200,7 +280,8 @@ REASONS = """
     below_threshold malformed_message bad_signature faulty_server faulty_client
     faulty_peer_or_server server_aborted deadline left_out interrupted stopped refused
     replay plan_mismatch adapter_mismatch unknown_party budget_exceeded
-    unsupported_event ledger_unreliable not_approved environment policy_epsilon
+    unsupported_event ledger_unreliable not_approved environment equivocation rollback
+    policy_epsilon
     policy_delta policy_cohort policy_survivors policy_colluders policy_unit
     policy_model policy_reward policy_code policy_task
     """.split()  # noqa: SIM905 - as the page lists them
@@ -269,6 +350,7 @@ FORMS: dict[str, Callable[[Any], bool]] = {
     "big": _text("0|[1-9][0-9]{0,38}"),
     "digest": _text("[0-9a-f]{64}"),
     "handle": _text("[0-9a-f]{32}"),
+    "signature": _text("[0-9a-f]{128}"),
     "name": _text("[A-Za-z0-9][A-Za-z0-9._-]{0,62}"),
     "names": _is_names,
     "rate": _is_rate,
@@ -290,6 +372,7 @@ FORMS["digest?"] = lambda value: value is None or FORMS["digest"](value)
 HEADER = "count seq; digest prev; name party; text role; handle run; text kind; "
 ATTEMPT = "positive round attempt; "
 OPENED = "software software; plan plan; digest plan_digest; digests roster"
+CHECKPOINT = "positive size; digest root; signature signature"
 RESUMED = "text last; count round attempt torn_bytes"
 KINDS: dict[str, dict[str, str]] = {
     "client": {
@@ -302,6 +385,8 @@ KINDS: dict[str, dict[str, str]] = {
         "outcome": f"{ATTEMPT}status status; reason? reason; names survivors; "
         "digest? adapter_digest server_head transcript",
         "refused": "count round attempt; reason reason; digest? offer_digest",
+        "cosigned": CHECKPOINT,
+        "disputed": CHECKPOINT,
         "resumed": RESUMED,
         "closed": "positive records; count published aborted missed; spend spend; "
         "lifetime lifetime",
@@ -323,14 +408,16 @@ KINDS: dict[str, dict[str, str]] = {
 STEPS = {
     "client": {
         "closed": "opened:idle",
-        "idle": "joined:joined refused:idle resumed:idle closed:closed opened:idle",
-        "joined": "intent:charged outcome:idle refused:joined resumed:joined "
-        "opened:idle",
-        "charged": "commit:committed outcome:idle refused:charged resumed:interrupted "
-        "opened:idle",
+        "idle": "joined:joined refused:idle disputed:idle cosigned:idle resumed:idle "
+        "closed:closed opened:idle",
+        "joined": "intent:charged outcome:idle refused:joined disputed:joined "
+        "resumed:joined opened:idle",
+        "charged": "commit:committed outcome:idle refused:charged disputed:charged "
+        "resumed:interrupted opened:idle",
         "interrupted": "intent:charged commit:committed outcome:idle "
-        "refused:interrupted resumed:interrupted opened:idle",
-        "committed": "outcome:idle refused:committed resumed:committed opened:idle",
+        "refused:interrupted disputed:interrupted resumed:interrupted opened:idle",
+        "committed": "outcome:idle refused:committed disputed:committed "
+        "resumed:committed opened:idle",
     },
     "server": {
         "closed": "opened:idle",
@@ -560,6 +647,8 @@ class Run:
         self.charges = 0
         self.spend: Record = NOTHING | {"delta": plan["delta"]}
         self.adapter: str | None = None
+        self.cosigned: dict[int, tuple[int, str]] = {}
+        self.disputed: list[int] = []
         self.last_line, self.closed = 0, False
 
 
@@ -574,10 +663,14 @@ class Ledger:
         self.role = "server" if party == SERVER else "client"
         self.findings: list[Finding] = []
         self.heads: list[str] = []
+        self.lines: list[bytes] = []
         self.runs: list[Run] = []
         self.phase, self.before = "closed", ""
         self.charged: Counter[Event] = Counter()
         self.lifetime: Record = {}
+        self.distrusted: set[str] = set()
+        # Checkpoints that a server's key signed: key, origin, size, root, own line.
+        self.checkpoints: list[tuple[str, str, int, str, int]] = []
         self.whole = self.without_pld = False
 
     def read(self, data: bytes, *, unfinished: bool) -> None:
@@ -589,6 +682,7 @@ class Ledger:
                 check_form(record, self.role)
                 self._take(record)
                 self.heads.append(head_of(line))
+                self.lines.append(line)
             require(not rest, 1, "the last line has no newline")
             require(lines, 1, "the ledger is empty")
         except BrokenError as error:
@@ -663,6 +757,10 @@ class Ledger:
             yield passes <= cap, 3, "the first run as registered is above cap_epsilon"
 
     def _joined(self, record: Record) -> Checks:
+        yield from self._trusted(record)
+        yield from self._begin(record)
+
+    def _begin(self, record: Record) -> Checks:
         number = (record["round"], record["attempt"])
         yield number > self.run.begun, 4, "the round and attempt do not rise"
         yield number[0] <= self.run.plan["rounds"], 4, "the plan has fewer rounds"
@@ -670,7 +768,7 @@ class Ledger:
         self.run.attempts[number] = Attempt({len(self.heads) + 1: record})
 
     def _round_opened(self, record: Record) -> Checks:
-        yield from self._joined(record)
+        yield from self._begin(record)
         same = self.run.adapter in {None, record["adapter_digest"]}
         yield same, 4, "the adapter is not the one that was published last"
 
@@ -783,6 +881,35 @@ class Ledger:
     def _refused(self, record: Record) -> Checks:
         both = (record["round"] == 0) == (record["attempt"] == 0)
         yield both, 9, "only one of round and attempt is 0"
+        if record["reason"] == "equivocation":
+            self.distrusted.add(self.run.opened["roster"].get(SERVER, ""))
+
+    def _trusted(self, record: Record) -> Checks:
+        trusted = self.run.opened["roster"].get(SERVER) not in self.distrusted
+        yield trusted, 8, f"`{record['kind']}` after the server signed two histories"
+
+    def _checkpoint(self, record: Record) -> Checks:
+        server, origin = (
+            self.run.opened["roster"].get(SERVER, ""),
+            origin_of(record["run"]),
+        )
+        text = checkpoint_text(origin, record["size"], record["root"])
+        signature = bytes.fromhex(record["signature"])
+        signed = is_signed(bytes.fromhex(server), signature, text)
+        yield signed, 8, "the server did not sign this checkpoint"
+        here = (server, origin, record["size"], record["root"], len(self.heads) + 1)
+        self.checkpoints += [here] if signed else []
+
+    def _cosigned(self, record: Record) -> Checks:
+        yield from self._trusted(record)
+        yield from self._checkpoint(record)
+        rises = record["size"] > max(self.run.cosigned, default=0)
+        yield rises, 8, "the size is not above the one cosigned before"
+        self.run.cosigned[record["size"]] = (len(self.heads) + 1, record["root"])
+
+    def _disputed(self, record: Record) -> Checks:
+        yield from self._checkpoint(record)
+        self.run.disputed.append(len(self.heads) + 1)
 
     def _resumed(self, record: Record) -> Checks:
         begun = (record["round"], record["attempt"]) == self.run.begun
@@ -808,7 +935,7 @@ class Ledger:
             yield same, 9, "lifetime is not that of the last intent"
 
 
-# --- The folder: rules 11 to 14 -------------------------------------------------------
+# --- The folder: rules 11 to 16 -------------------------------------------------------
 
 
 class Folder:
@@ -820,6 +947,8 @@ class Folder:
         self.keys: dict[str, bytes] = {}
         self.ledgers: dict[str, Ledger] = {}
         self.plan: Record = {}
+        # Those of the ledgers and notes, each with its file and line.
+        self.checkpoints: list[tuple[str, str, int, str, str, int]] = []
 
     def check(self) -> None:
         """Check everything that can be checked."""
@@ -842,11 +971,12 @@ class Folder:
             for ledger in self.ledgers.values():
                 if ledger.whole:
                     self._same_run(ledger)
+            self._log(self.ledgers[SERVER])
         summary = self.path / "summary.json"
         if not self.findings and (summary.exists() or not self.unfinished):
             for holds, text in self._summary():
                 if not holds:
-                    self._note("summary.json", 0, 14, text)
+                    self._note("summary.json", 0, 16, text)
 
     def run_of(self, ledger: Ledger) -> Run | None:
         """The part of a ledger that is of the server's run."""
@@ -867,6 +997,7 @@ class Folder:
         ledgers = {f"ledger/{party}.jsonl" for party in parties}
         expected = {f"keys/{party}.pub" for party in parties}
         expected |= ledgers | {f"{name}.head" for name in ledgers}
+        expected |= {"ledger/log", "ledger/checkpoint"}
         for folder in ("keys", "ledger"):
             for name in sorted(path.name for path in (self.path / folder).glob("*")):
                 if f"{folder}/{name}" not in expected:
@@ -884,6 +1015,7 @@ class Folder:
         ledger.read(self._bytes(name), unfinished=self.unfinished)
         self.ledgers[party] = ledger
         self.findings += ledger.findings
+        self.checkpoints += [(*at[:4], name, at[4]) for at in ledger.checkpoints]
         if ledger.whole and (self.path / f"{name}.head").exists():
             remembered, heads = self._bytes(f"{name}.head"), ["0" * 64, *ledger.heads]
             ends = [
@@ -911,6 +1043,70 @@ class Folder:
                 if not holds:
                     self._note(ledger.file, line, 13, text)
 
+    def _log(self, server: Ledger) -> None:
+        """Rule 14."""
+        roots, notes, log = roots_of(server.lines), {}, self.path / "ledger/log"
+        files = [f"ledger/log/{path.name}" for path in log.glob("*")]
+        if self.unfinished:
+            files = [file for file in files if not file.endswith(".tmp")]
+        if log.exists() and not log.is_dir():
+            self._note("ledger/log", 0, 14, "no folder")
+        checkpoint = "ledger/checkpoint"
+        there = (self.path / checkpoint).exists()
+        for file in [*sorted(files), *([checkpoint] if there else [])]:
+            try:
+                note = parse_note(self._bytes(file))
+                notes[file] = note
+                named = file in {checkpoint, f"ledger/log/{note.size}.note"}
+                require(named, 14, "its name is not its size")
+                self._signatures(note, file)
+                known = note.size < len(roots) and roots[note.size] == note.root
+                require(known, 14, "not the root of the server's ledger")
+            except BrokenError as error:
+                self._note(file, 0, error.rule, str(error))
+        largest = max((note.size for note in notes.values()), default=0)
+        last = f"ledger/log/{largest}.note"
+        if not self.unfinished and (largest or there):
+            both = last in notes and checkpoint in notes
+            if not both or self._bytes(last) != self._bytes(checkpoint):
+                self._note(checkpoint, 0, 14, "not the note of the largest size")
+        for client in self.ledgers.values():
+            run = self.run_of(client) if client.whole else None
+            for size, (line, root) in run.cosigned.items() if run else ():
+                if size >= len(roots) or roots[size] != root:
+                    self._note(
+                        client.file, line, 14, "cosigned what the server has not"
+                    )
+                if size > largest:
+                    self._note(client.file, line, 14, "cosigned beyond the last note")
+            for line in run.disputed if run else ():
+                self._note(
+                    client.file, line, 14, "the client disputes the server's log"
+                )
+
+    def _signatures(self, note: Note, file: str) -> None:
+        """Rule 14: whose signatures a note has."""
+        origin = origin_of(self.ledgers[SERVER].run.handle)
+        require(note.origin == origin, 14, "the note of another run")
+        names = {n: key for n, key in self.keys.items() if n != SERVER}
+        signed = set()
+        for name, short, signature in note.signatures:
+            party = SERVER if name == origin else name
+            key = names.get(name) if party == name else self.keys[SERVER]
+            if key is None or (party == SERVER and short != key_id(name, key)):
+                continue
+            own = short == key_id(name, key) and is_signed(key, signature, note.text)
+            require(own, 14, f"a signature that is not {party}'s")
+            signed.add(party)
+            ledger = self.ledgers.get(party)
+            run = self.run_of(ledger) if ledger and ledger.whole else None
+            if party != SERVER and run:
+                _, root = run.cosigned.get(note.size, (0, None))
+                require(root == note.root, 14, f"{party}'s ledger did not cosign this")
+        require(SERVER in signed, 14, "the server did not sign this note")
+        server = self.keys[SERVER].hex()
+        self.checkpoints.append((server, origin, note.size, note.root, file, 0))
+
     def spends(self) -> dict[str, Decimal]:
         """What each client claims to have spent in this run."""
         clients = {n: each for n, each in self.ledgers.items() if each.role == "client"}
@@ -918,10 +1114,10 @@ class Folder:
         return {name: claimed(run.spend) for name, run in runs.items() if run}
 
     def _summary(self) -> Iterator[tuple[object, str]]:
-        """Rule 14."""
+        """Rule 16."""
         try:
-            told = parse(self._bytes("summary.json"), 14, Decimal)
-            require(isinstance(told, dict), 14, "no object")
+            told = parse(self._bytes("summary.json"), 16, Decimal)
+            require(isinstance(told, dict), 16, "no object")
         except BrokenError as error:
             yield False, str(error)
             return
@@ -1029,11 +1225,23 @@ def compare_outcome(
     yield head is None or head in reports, "server_head is of no line that reports this"
 
 
+def find_split_views(folders: list[Folder]) -> None:
+    """Rule 15: one server key signed one root for each size of a log."""
+    roots: dict[tuple[str, str, int], tuple[str, str]] = {}
+    for folder in folders:
+        for key, origin, size, root, file, line in folder.checkpoints:
+            place = f"{folder.path}: {file}:{line}"
+            known, where = roots.setdefault((key, origin, size), (root, place))
+            if root != known:
+                text = f"the server signed another root for {size} lines in {where}"
+                folder.findings.append(Finding(file, line, 15, text))
+
+
 # --- The command ----------------------------------------------------------------------
 
 
 def report(folder: Folder) -> Record:
-    """What an auditor reads, as one object."""
+    """What an auditor reads of one folder, as an object."""
     notes = []
     if any(ledger.without_pld for ledger in folder.ledgers.values()):
         notes.append(
@@ -1042,14 +1250,23 @@ def report(folder: Folder) -> Record:
         )
     if folder.unfinished:
         notes.append("the run was taken as unfinished: its ledgers may end early")
+    parties = {}
+    spends = folder.spends()
+    for name, ledger in folder.ledgers.items():
+        run = folder.run_of(ledger)
+        parties[name] = {
+            "key": fingerprint(folder.keys[name]),
+            "lines": len(ledger.heads),
+            "epsilon": str(spends[name]) if name in spends else None,
+            "cosigned": max(run.cosigned, default=0) if run else 0,
+        }
     return {
+        "folder": str(folder.path),
         "verified": not folder.findings,
         "findings": [asdict(finding) for finding in folder.findings],
         "notes": notes,
         "delta": folder.plan.get("delta"),
-        "epsilon": {name: str(spent) for name, spent in folder.spends().items()},
-        "lines": {name: len(each.heads) for name, each in folder.ledgers.items()},
-        "fingerprints": {name: fingerprint(key) for name, key in folder.keys.items()},
+        "parties": parties,
     }
 
 
@@ -1063,28 +1280,38 @@ def words(told: Record) -> str:
     if not told["verified"]:
         count = len(told["findings"])
         ending = "" if count == 1 else "s"
-        return "\n".join([*lines, f"NOT VERIFIED: {count} finding{ending}"])
-    for name, key in told["fingerprints"].items():
-        spent = told["epsilon"].get(name)
-        figure = f"epsilon {spent} at delta {told['delta']}, " if spent else ""
-        lines.append(f"{name}: {told['lines'][name]} lines, {figure}key {key}")
-    lines.append("Verified. Compare the keys with the parties over another channel.")
+        lines.append(f"{told['folder']}: NOT VERIFIED: {count} finding{ending}")
+        return "\n".join(lines)
+    for name, party in told["parties"].items():
+        lines.append(f"{name}: {party['lines']} lines, key {party['key']}")
+        if name != SERVER:
+            spent = f"epsilon {party['epsilon']} at delta {told['delta']}"
+            lines.append(f"    {spent}; saw {party['cosigned']} lines of the server's")
+    lines.append(
+        f"{told['folder']}: verified; compare the keys with the parties over another "
+        "channel"
+    )
     return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Verify a folder and say what was found."""
+    """Verify folders and say what was found."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "folder", type=Path, metavar="DIR", help="has plan.json, keys/ and ledger/"
+        "folders",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="a run's folder, with plan.json, keys/ and ledger/; of several, also "
+        "whether a server showed them different histories",
     )
     parser.add_argument("--json", action="store_true", help="write one JSON object")
     parser.add_argument(
         "--unfinished",
         action="store_true",
-        help="the run may be unfinished: no `closed`, and no summary.json",
+        help="a run may be unfinished: no `closed`, and no summary.json",
     )
     parser.add_argument(
         "--pld-tolerance",
@@ -1095,18 +1322,26 @@ def main(arguments: list[str] | None = None) -> int:
         "(default: %(default)s); 0 asks for equal digits",
     )
     chosen = parser.parse_args(arguments)
-    if not chosen.folder.is_dir():
-        parser.error(f"{chosen.folder} is no folder; name one that a run has written")
-    folder = Folder(
-        chosen.folder, unfinished=chosen.unfinished, tolerance=chosen.pld_tolerance
-    )
-    try:
-        folder.check()
-    except OSError as error:
-        parser.error(f"{error.filename} cannot be read; ask for a copy that can be")
-    told = report(folder)
-    print(json.dumps(told, indent=2) if chosen.json else words(told))
-    return 0 if told["verified"] else 1
+    folders = []
+    for path in chosen.folders:
+        if not path.is_dir():
+            parser.error(f"{path} is no folder; name one that a run has written")
+        folder = Folder(
+            path, unfinished=chosen.unfinished, tolerance=chosen.pld_tolerance
+        )
+        try:
+            folder.check()
+        except OSError as error:
+            parser.error(f"{error.filename} cannot be read; get a copy that can be")
+        folders.append(folder)
+    find_split_views(folders)
+    told = [report(folder) for folder in folders]
+    verified = all(each["verified"] for each in told)
+    if chosen.json:
+        print(json.dumps({"verified": verified, "folders": told}, indent=2))
+    else:
+        print("\n".join(map(words, told)))
+    return 0 if verified else 1
 
 
 if __name__ == "__main__":

@@ -271,9 +271,14 @@ class _Check:
         ledgers: Mapping[str, VerifiedLedger],
     ) -> LogReport:
         """The log's notes and what the clients vouched for."""
+        # Also those of other runs: whoever has several ledgers can compare them.
+        roots = [
+            root
+            for party, ledger in ledgers.items()
+            for root in roots_of(_ledger_file(party), ledger.runs)
+        ]
         if server is None:
-            found = (roots_of(_ledger_file(p), one.runs) for p, one in ledgers.items())
-            return LogReport(roots=[root for roots in found for root in roots])
+            return LogReport(roots=roots)
         files = [f"ledger/{CHECKPOINT}"]
         if not (self.directory / files[0]).exists():
             files = []
@@ -294,6 +299,7 @@ class _Check:
             unfinished=self.unfinished,
         )
         self.problems += report.problems
+        report.roots += roots
         return report
 
     def _summary(

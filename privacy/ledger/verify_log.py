@@ -64,7 +64,7 @@ class LogReport:
         problems: all that is wrong.
         size: lines of the server's ledger.
         cosigned: the largest size that each client cosigned, by the notes.
-        roots: all that the server signed.
+        roots: all that the server signed, by the notes.
     """
 
     problems: list[Problem] = field(default_factory=list)
@@ -143,10 +143,6 @@ class _LogCheck:
         """Check what every client vouched for, or disputed, in its own ledger."""
         for client in self._clients.values():
             for line, record in _checkpoints(client.run, Cosigned, Disputed):
-                head = Checkpoint(self._origin, record.size, record.root)
-                where = f"{client.file}:{line}"
-                root = SignedRoot(head, client.run.opened.roster[SERVER], where)
-                self.report.roots.append(root)
                 if isinstance(record, Disputed):
                     what = "it disputes the server's log, and refused the server"
                 elif not self._holds(record.size, record.root):

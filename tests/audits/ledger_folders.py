@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from privacy.ledger import verify_run
+from privacy.ledger import split_views, verify_run
 from tests.vectors.ledger_story import PARTIES, Story, Told
 
 ROOT = Path(__file__).parents[2]
@@ -48,8 +48,10 @@ def verdicts(folder, *, unfinished=False, tolerance=0.0):
     first = verify_run(folder, unfinished=unfinished)
     again = second.Folder(folder, unfinished=unfinished, tolerance=tolerance)
     again.check()
-    second.words(second.report(again))
-    return [str(problem) for problem in first.problems], again.findings
+    second.find_split_views([again])
+    assert second.words(second.report(again))
+    problems = [str(problem) for problem in first.problems]
+    return problems + split_views(first.roots), again.findings
 
 
 def altered_bytes(files, seed):
@@ -172,7 +174,26 @@ def alter_heads(story, rng):
         rng.choice(told)["server_head"] = Told(other, "0" * 64)
 
 
-ALTERATIONS = (alter_value,) * 6 + (alter_order,) * 2 + (alter_story, alter_heads)
+def alter_notes(story, rng):
+    """Somebody's signature is on a note or not, or there is a note more or less."""
+    kind = rng.randrange(3)
+    if kind == 0:
+        story.notes.setdefault(rng.randint(1, 9), ["server"])
+    elif kind == 1 and story.notes:
+        del story.notes[rng.choice(sorted(story.notes))]
+    elif story.notes:
+        signers = story.notes[rng.choice(sorted(story.notes))]
+        name = rng.choice(PARTIES)
+        if name in signers and len(signers) > 1:
+            signers.remove(name)
+        elif name not in signers:
+            signers.append(name)
+
+
+ALTERATIONS = (
+    *(alter_value,) * 6,
+    *(alter_order, alter_order, alter_notes, alter_story, alter_heads),
+)
 
 
 def altered_records(files, seed):

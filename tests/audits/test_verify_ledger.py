@@ -1,6 +1,7 @@
 """The second verifier: alone, beside the first, and on every lie among the vectors."""
 
 import ast
+import hashlib
 import json
 import math
 import random
@@ -12,7 +13,16 @@ from fractions import Fraction
 
 import pytest
 
-from privacy.ledger import cap_order, claimed_epsilon, filter_epsilon, price_charges
+from privacy.crypto import SigningKey
+from privacy.ledger import (
+    cap_order,
+    claimed_epsilon,
+    filter_epsilon,
+    price_charges,
+    split_views,
+    verify_run,
+)
+from privacy.ledger.merkle import Tree
 from privacy.ledger.records import Event
 from tests.audits.ledger_folders import (
     ROOT,
@@ -25,8 +35,9 @@ from tests.audits.ledger_folders import (
     verdicts,
     write,
 )
+from tests.privacy.ledger.synthetic import CLIENTS
 from tests.vectors import ledger_cases
-from tests.vectors.ledger_story import applied
+from tests.vectors.ledger_story import Story, applied
 
 CASES = json.loads((VECTORS / "cases.json").read_bytes())
 VALID = [case["name"] for case in CASES["valid"]]
@@ -55,8 +66,8 @@ def test_the_vectors_are_what_the_program_writes():
 
 
 def test_there_are_lies_about_every_rule():
-    assert {case["rule"] for case in CASES["bad"]} == set(range(1, 15))
-    assert len(CASES["bad"]) > 100
+    assert {case["rule"] for case in CASES["bad"]} == set(range(1, 17))
+    assert len(CASES["bad"]) > 150
 
 
 @pytest.mark.parametrize("case", CASES["valid"], ids=VALID)
@@ -96,6 +107,71 @@ def test_both_verifiers_agree_on_folders_altered_at_random(alter, name, tmp_path
         assert bool(first) == bool(again), (seed, first, again)
         verdict[bool(first)] += 1
     assert verdict[True] > 3
+
+
+# --- Several folders ------------------------------------------------------------------
+
+
+@pytest.fixture
+def split(tmp_path):
+    """Two folders, each of one run as a server showed it; it showed two histories."""
+    story = Story(HONEST["cosigned"])
+    story.of("server", "roster")["roster_hash"] = "11" * 32
+    folders = [VECTORS / "cosigned", write(story.written(), tmp_path / "other")]
+    for folder in folders:
+        assert verdicts(folder) == ([], [])
+    return folders
+
+
+def test_two_histories_that_each_verify_are_found_together(split):
+    folders = [second.Folder(f, unfinished=False, tolerance=0.0) for f in split]
+    for folder in folders:
+        folder.check()
+    second.find_split_views(folders)
+    assert folders[0].findings == []
+    assert {finding.rule for finding in folders[1].findings} == {15}
+    both = [root for folder in split for root in verify_run(folder).roots]
+    assert split_views(both)
+
+
+def test_the_script_takes_several_folders(split):
+    done = run(*split, "--json")
+    assert done.returncode == 1
+    told = json.loads(done.stdout)
+    assert [folder["verified"] for folder in told["folders"]] == [True, False]
+    done = run(split[0], split[0])
+    assert done.returncode == 0
+    assert done.stdout.count("verified; compare the keys") == 2
+
+
+# --- The log --------------------------------------------------------------------------
+
+
+def test_its_tree_has_the_roots_of_ours_at_every_size():
+    lines = [f"line {number}".encode() for number in range(70)]
+    roots = second.roots_of(lines)
+    assert roots[0] == hashlib.sha256(b"").hexdigest()
+    assert roots == [Tree(lines[:size]).root().hex() for size in range(71)]
+
+
+def test_the_note_of_the_page_is_read_as_it_says():
+    page = (ROOT / "docs/ledger.md").read_text("utf-8")
+    line_example = page.split("### An example")[1].split("```\n")[1]
+    note_example = page.split("An example, with the signer")[1].split("```\n")[1]
+    key, _, _, line, _ = line_example.splitlines()
+    root, _, *text = note_example.splitlines(keepends=True)
+    note = second.parse_note("".join(text).encode())
+    assert second.roots_of([line.encode()])[1] == root.strip() == note.root
+    assert note.text == second.checkpoint_text(note.origin, 1, note.root)
+    alpha = SigningKey(bytes(range(32, 64))).verify_key.raw
+    for raw, signature in zip(
+        (bytes.fromhex(key), alpha), note.signatures, strict=True
+    ):
+        name, short, signed = signature
+        assert short == second.key_id(name, raw)
+        assert second.is_signed(raw, signed, note.text)
+    handle = second.open_line(line.encode(), bytes.fromhex(key))["run"]
+    assert second.origin_of(handle) == note.origin
 
 
 # --- Its own accountant ---------------------------------------------------------------
@@ -274,11 +350,11 @@ def test_an_auditor_is_told_the_file_the_line_and_the_rule(tmp_path):
     assert done.returncode == 1
     assert done.stdout == (
         "ledger/alpha.jsonl:10: rule 5: the event is not the plan's\n"
-        "NOT VERIFIED: 1 finding\n"
+        f"{folder}: NOT VERIFIED: 1 finding\n"
     )
     told = json.loads(run(folder, "--json").stdout)
     assert not told["verified"]
-    assert told["findings"] == [
+    assert told["folders"][0]["findings"] == [
         {
             "file": "ledger/alpha.jsonl",
             "line": 10,
@@ -289,20 +365,23 @@ def test_an_auditor_is_told_the_file_the_line_and_the_rule(tmp_path):
 
 
 def test_an_auditor_is_told_what_was_spent_and_whose_keys_these_are():
-    done = run(VECTORS / "one_round")
+    done = run(VECTORS / "cosigned")
     assert done.returncode == 0
-    *parties, last = done.stdout.splitlines()
-    assert [line.split(":")[0] for line in parties] == [
-        *("server", "alpha", "beta", "gamma")
-    ]
-    assert last.startswith("Verified. Compare the keys")
-    told = json.loads(run(VECTORS / "one_round", "--json").stdout)
-    folder = second.Folder(VECTORS / "one_round", unfinished=False, tolerance=0.0)
+    lines = done.stdout.splitlines()
+    assert "verified; compare the keys with the parties" in lines[-1]
+    told = json.loads(run(VECTORS / "cosigned", "--json").stdout)["folders"][0]
+    folder = second.Folder(VECTORS / "cosigned", unfinished=False, tolerance=0.0)
     folder.check()
     assert told == second.report(folder)
-    assert told["epsilon"]["alpha"] in parties[1]
     for name, key in folder.keys.items():
-        assert told["fingerprints"][name] == second.fingerprint(key)
+        party = told["parties"][name]
+        assert party["key"] == second.fingerprint(key)
+        assert f"{name}: {party['lines']} lines, key {party['key']}" in lines
+    assert {told["parties"][name]["cosigned"] for name in CLIENTS} == {6}
+    epsilon = told["parties"]["alpha"]["epsilon"]
+    assert (
+        f"    epsilon {epsilon} at delta 0.00001; saw 6 lines of the server's" in lines
+    )
 
 
 def test_there_must_be_something_to_verify(tmp_path):
@@ -316,8 +395,6 @@ def test_there_must_be_something_to_verify(tmp_path):
 
 
 def test_the_claimed_epsilons_are_those_of_the_first_verifier():
-    from privacy.ledger import verify_run
-
     for name in VALID:
         unfinished = name == "unfinished"
         report = verify_run(VECTORS / name, unfinished=unfinished)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 
-from tests.vectors import ledger_contradictions  # noqa: F401 - it registers its lies
+from tests.vectors import (  # noqa: F401 - they register their lies
+    ledger_contradictions,
+    ledger_log_lies,
+)
 from tests.vectors.ledger_lies import LIES
 from tests.vectors.ledger_runs import RUNS, UNFINISHED, Files, folders
 from tests.vectors.ledger_story import edits

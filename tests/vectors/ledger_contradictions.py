@@ -280,7 +280,7 @@ def member_that_never_joined(story: Story) -> None:
     story.leave_out("gamma", "joined", "intent", "outcome", round=3)
 
 
-# --- Rule 14: the summary -------------------------------------------------------------
+# --- Rule 16: the summary -------------------------------------------------------------
 
 
 def summary(files: Files, **changes: object) -> Files:
@@ -289,70 +289,70 @@ def summary(files: Files, **changes: object) -> Files:
     return files | {"summary.json": json.dumps(told, indent=2).encode()}
 
 
-@damage("three_rounds", 14)
+@damage("three_rounds", 16)
 def summary_with_a_smaller_epsilon(files: Files) -> Files:
     """The summary says less than was spent."""
     return summary(files, epsilon=0.05)
 
 
-@damage("three_rounds", 14)
+@damage("three_rounds", 16)
 def summary_with_another_delta(files: Files) -> Files:
     """The summary has another delta than the plan."""
     return summary(files, delta=1e-6)
 
 
-@damage("three_rounds", 14)
+@damage("three_rounds", 16)
 def summary_with_a_round_more(files: Files) -> Files:
     """The summary has a round that was never published."""
     return summary(files, rounds_completed=3, rounds_aborted=0)
 
 
-@damage("three_rounds", 14)
+@damage("three_rounds", 16)
 def summary_without_a_client(files: Files) -> Files:
     """The summary leaves out a client."""
     clients = json.loads(files["summary.json"])["clients"]
     return summary(files, clients=clients[:-1])
 
 
-@damage("three_rounds", 14)
+@damage("three_rounds", 16)
 def summary_with_a_client_twice(files: Files) -> Files:
     """The summary has one client twice and another not at all."""
     clients = json.loads(files["summary.json"])["clients"]
     return summary(files, clients=[*clients[:-1], clients[0]])
 
 
-@damage("three_rounds", 14)
+@damage("three_rounds", 16)
 def summary_of_other_survivors(files: Files) -> Files:
     """The summary says that all survived the last sum."""
     return summary(files, survivors=list(CLIENTS))
 
 
-@damage("three_rounds", 14)
+@damage("three_rounds", 16)
 def summary_of_another_plan(files: Files) -> Files:
     """The summary names another plan."""
     return summary(files, plan_digest=OTHER)
 
 
-@damage("three_rounds", 14)
+@damage("three_rounds", 16)
 def summary_with_an_absurd_exponent(files: Files) -> Files:
     """The summary has a number that no decimal holds."""
     text = files["summary.json"].replace(b"1e-05", b"1e-99999999999999999999")
     return files | {"summary.json": text}
 
 
-@damage("no_promise", 14)
+@damage("no_promise", 16)
 def summary_with_a_list_for_a_number(files: Files) -> Files:
     """The summary has a list where an epsilon belongs."""
     return summary(files, epsilon=[None])
 
 
-@damage("three_rounds", 14)
+@damage("three_rounds", 16)
 def summary_missing(files: Files) -> Files:
     """A finished run has no summary."""
     return {name: data for name, data in files.items() if name != "summary.json"}
 
 
-@damage("no_promise", 14)
+@damage("no_promise", 16)
 def summary_that_promises_something(files: Files) -> Files:
     """The summary of a baseline without noise has a finite epsilon."""
     return summary(files, epsilon=8)

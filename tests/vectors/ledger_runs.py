@@ -19,6 +19,8 @@ from privacy.ledger import (
     Status,
     price_charges,
 )
+from privacy.ledger.shared_log import SharedLog
+from privacy.ledger.witness import Witness
 from privacy.plan import SERVER
 from tests.plans import NO_PROMISE
 from tests.privacy.ledger.synthetic import (
@@ -30,6 +32,22 @@ from tests.privacy.ledger.synthetic import (
 
 EARLIER = b"an earlier run.."
 Files = dict[str, bytes]
+
+
+def show(run: SyntheticRun, answering: tuple[str, ...] = CLIENTS) -> None:
+    """Show the server's ledger to all clients; they check it and cosign.
+
+    Args:
+        run: between two rounds.
+        answering: clients whose cosignature arrives.
+    """
+    keys = {name: run.keys[name].verify_key for name in CLIENTS}
+    log = SharedLog(run.server, run.keys[SERVER], keys)
+    notes = {}
+    for name, update in log.updates(CLIENTS).items():
+        witness = Witness(run.clients[name].ledger, run.keys[name])
+        notes[name] = witness.vouch(witness.check(update))
+    log.take({name: notes[name] for name in answering})
 
 
 def three_rounds(run: SyntheticRun) -> None:
@@ -51,6 +69,20 @@ def one_round(run: SyntheticRun) -> None:
     run.gather(1)
     run.publish(1, ("alpha", "beta"))
     run.finish()
+
+
+def cosigned(run: SyntheticRun) -> None:
+    """The clients check the server's log; an answer of beta's does not arrive."""
+    run.open()
+    show(run)
+    run.gather(1)
+    run.publish(1, ("alpha", "beta"))
+    show(run, ("alpha", "gamma"))
+    run.close_server()
+    show(run)
+    for client in run.clients.values():
+        client.close()
+    run.write_summary()
 
 
 def second_run(run: SyntheticRun) -> None:
@@ -136,6 +168,7 @@ RUNS: tuple[tuple[Callable[[SyntheticRun], None], dict[str, object]], ...] = (
     (three_rounds, {}),
     (no_round, {"rounds": 1}),
     (one_round, {"rounds": 1}),
+    (cosigned, {"rounds": 1}),
     (second_run, {"rounds": 1}),
     (nothing_charged, {"rounds": 1}),
     (local_trust, LOCAL | {"rounds": 1}),

@@ -3,7 +3,8 @@
 A client's record names the head of a server's line and the other way round. Here such
 a head is a `Told`: which record it is of. So when a party changes a record before it
 tells of it, all that follows is signed anew and fits, and what a verifier finds is the
-lie itself and not the traces of a forgery.
+lie itself and not the traces of a forgery. In the same way the notes of the server's
+log, and what clients write of them, are made from the lines that the server has.
 """
 
 from __future__ import annotations
@@ -14,7 +15,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from privacy.crypto import SigningKey
+from privacy.ledger.checkpoint import (
+    Checkpoint,
+    Note,
+    log_origin,
+    parse_note,
+    sign_checkpoint,
+)
 from privacy.ledger.envelope import GENESIS, line_hash, open_line, seal_line
+from privacy.ledger.merkle import Tree
 from privacy.ledger.payload import plan_digest
 from privacy.plan import SERVER
 from privacy.wire import canonical_json
@@ -23,6 +32,7 @@ from tests.privacy.ledger.synthetic import CLIENTS, make_key
 Record = dict[str, Any]
 Files = dict[str, bytes]
 PARTIES = (*CLIENTS, SERVER)
+CHECKPOINT = "ledger/checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +46,11 @@ class Told:
 
     record: Record
     head: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The root of so many of the server's lines, or the server's signature of it."""
 
 
 def ledger_file(party: str) -> str:
@@ -53,6 +68,7 @@ class Story:
         files: the folder's other files, to be changed as bytes.
         records: of each party, in order; `seq` and `prev` are made when signed.
         keys: who signs for each party.
+        notes: who signed the note of each size, the server as `server`.
     """
 
     def __init__(self, files: Files) -> None:
@@ -68,7 +84,19 @@ class Story:
             for name in PARTIES
             for line, record in zip(lines[name], self.records[name], strict=True)
         }
+        self.notes: dict[int, list[str]] = {}
+        for name in sorted(files):
+            if name.startswith("ledger/log/"):
+                note = parse_note(self.files.pop(name))
+                signers = [one.name for one in note.signatures]
+                own = note.checkpoint.origin
+                self.notes[note.checkpoint.size] = [
+                    SERVER if signer == own else signer for signer in signers
+                ]
+        self.files.pop(CHECKPOINT, None)
         for record in (each for name in PARTIES for each in self.records[name]):
+            if record["kind"] == "cosigned":
+                record |= {"root": Shown(), "signature": Shown()}
             if record.get("server_head"):
                 record["server_head"] = told[record["server_head"]]
             for name, head in record.get("heads", {}).items():
@@ -142,6 +170,14 @@ class Story:
             if id(record) not in lines:
                 prev = line_hash(seal(party, place - 1)) if place else GENESIS
                 body = record | {"seq": place, "prev": prev.hex()}
+                if isinstance(body.get("root"), Shown):
+                    body["root"] = root_of(body["size"]).hex()
+                if isinstance(body.get("signature"), Shown):
+                    root = bytes.fromhex(body["root"])
+                    origin = log_origin(bytes.fromhex(body["run"]))
+                    head = Checkpoint(origin, body["size"], root)
+                    signed = sign_checkpoint(head, origin, self.keys[SERVER])
+                    body["signature"] = signed.signature.hex()
                 if isinstance(body.get("server_head"), Told):
                     body["server_head"] = head_of(body["server_head"])
                 if "heads" in body:
@@ -151,6 +187,10 @@ class Story:
                     }
                 lines[id(record)] = seal_line(canonical_json(body), self.keys[party])
             return lines[id(record)]
+
+        def root_of(size: int) -> bytes:
+            most = min(size, len(self.records[SERVER]))
+            return Tree([seal(SERVER, place) for place in range(most)]).root()
 
         def head_of(told: Told) -> str:
             place = places.get(id(told.record))
@@ -167,6 +207,17 @@ class Story:
             files[ledger_file(name)] = b"".join(line + b"\n" for line in own)
             head = {"head": line_hash(own[-1]).hex(), "records": len(own)}
             files[ledger_file(name) + ".head"] = canonical_json(head) + b"\n"
+        origin = log_origin(bytes.fromhex(self.records[SERVER][0]["run"]))
+        for size, signers in sorted(self.notes.items()):
+            head = Checkpoint(origin, size, root_of(size))
+            signatures = tuple(
+                sign_checkpoint(
+                    head, origin if name == SERVER else name, self.keys[name]
+                )
+                for name in signers
+            )
+            note = Note(head, signatures).to_bytes()
+            files |= {f"ledger/log/{size}.note": note, CHECKPOINT: note}
         return files
 
 

@@ -308,11 +308,14 @@ class SyntheticRun:
     def finish(self):
         for client in self.clients.values():
             client.close()
+        self.close_server()
+        self.write_summary()
+
+    def close_server(self):
         history = self.server.history
         self.server.append(
             ServerClosed(history.records + 1, history.published, history.aborted)
         )
-        self.write_summary()
 
     def write_summary(self, **changes):
         spends = {
