@@ -1230,7 +1230,7 @@ def find_split_views(folders: list[Folder]) -> None:
     roots: dict[tuple[str, str, int], tuple[str, str]] = {}
     for folder in folders:
         for key, origin, size, root, file, line in folder.checkpoints:
-            place = f"{folder.path}: {file}:{line}"
+            place = f"{folder.path}/{file}" + (f":{line}" if line else "")
             known, where = roots.setdefault((key, origin, size), (root, place))
             if root != known:
                 text = f"the server signed another root for {size} lines in {where}"
