@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fgrpo_secure.config import RunConfig
+from fgrpo_secure.errors import StateError
 from privacy.crypto import VerifyKey
 from privacy.ledger import read_key_file
 from privacy.plan import SERVER, Plan
@@ -75,3 +79,26 @@ class RunFolder:
         """The pinned keys of all parties."""
         names = [client.name for client in plan.clients]
         return {name: read_key_file(self.key(name)) for name in [*names, SERVER]}
+
+
+@contextmanager
+def held(root: Path) -> Iterator[None]:
+    """Keep every other process that asks for it out of a run's folder.
+
+    The lock goes with the process, however it ends, and leaves nothing behind.
+
+    Raises:
+        StateError: another process has it; nothing in the folder was touched.
+    """
+    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StateError(
+                f"{root} is in use by another process, which runs in it.",
+                "Wait until it ends, or choose another --output.",
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)

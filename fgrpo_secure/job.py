@@ -7,7 +7,6 @@ one that is finished is never touched again.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,12 +22,17 @@ from fgrpo_secure.checkpoint import Checkpoint, write_checkpoint
 from fgrpo_secure.config import RunConfig
 from fgrpo_secure.display import RoundReport, stated_epsilon
 from fgrpo_secure.errors import StateError
-from fgrpo_secure.folders import RunFolder
+from fgrpo_secure.folders import RunFolder, held
 from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.policy import Policy
 from fgrpo_secure.registration import register
 from fgrpo_secure.runtime.local import LocalExchange
-from fgrpo_secure.secrets import identity_key, private_directory, write_atomically
+from fgrpo_secure.secrets import (
+    identity_key,
+    private_directory,
+    remove_unfinished,
+    write_atomically,
+)
 from fgrpo_secure.server import Server
 from fgrpo_secure.server_optimizer import OptimizerState
 from fgrpo_secure.task import load_run_policy, public_size
@@ -46,11 +50,13 @@ from privacy.ledger import (
     verify_ledger,
     write_key_file,
 )
+from privacy.ledger.durable import UNFINISHED_SUFFIX
 from privacy.plan import MIN_CLIENTS, SERVER, Plan
 from privacy.randomness import system_entropy
 from privacy.wire import canonical_json
 
 _BEFORE = "before.json"
+_PLAN = "plan.json"
 _RESUME = "the same command with the same --output goes on from here."
 
 
@@ -119,13 +125,30 @@ def run(
             only what was approved before may run.
 
     Raises:
-        StateError: the folder holds a finished run, or one of another plan.
+        StateError: the folder holds a finished run, or one of another plan, or another
+            process runs in it.
         FgrpoError, PrivacyError: what went wrong; the folder can be resumed.
     """
     started = time.monotonic()
     _check_folder(root)
     watcher.say("Registering the plan: sizes, model, noise for the target epsilon ...")
     plan, policy = make_plan(config)
+    root.mkdir(parents=True, exist_ok=True)
+    with held(root):
+        # Who had it until now may have finished in it.
+        _check_folder(root)
+        return _run_alone(config, root, watcher, plan, policy, started)
+
+
+def _run_alone(
+    config: RunConfig,
+    root: Path,
+    watcher: Watcher,
+    plan: Plan,
+    policy: Policy,
+    started: float,
+) -> Finished:
+    """Run, or go on, in a folder that no other process runs in."""
     resumed = prepare_folder(root, config, plan)
     folder = RunFolder.of(root, config)
     private = private_directory(root / SERVER)
@@ -134,6 +157,7 @@ def run(
         f"plan {plan.digest[:16]}: epsilon {plan.epsilon} at delta {plan.delta} over "
         f"{plan.rounds} rounds; {root}"
     )
+    remove_unfinished(private)
     ledger = open_server_ledger(folder, plan, private, policy, key)
     handle = ledger.history.run
     try:
@@ -307,7 +331,7 @@ class _Job:
         for name in self._names:
             own, here = self._folder.own_ledger(name), self._folder.ledger(name)
             if own != here and own.exists():
-                shutil.copyfile(own, here)
+                write_atomically(here, own.read_bytes())
 
     def summary(
         self,
@@ -377,7 +401,10 @@ def _check_folder(root: Path) -> None:
             f"{root} holds a finished run.",
             "Choose another --output, or leave it out to get a new folder.",
         )
-    if root.exists() and any(root.iterdir()) and not (root / "plan.json").exists():
+    # Whoever died while it wrote the plan has left no more than a piece of it.
+    listed = root.iterdir() if root.exists() else ()
+    others = {path.name for path in listed} - {_PLAN + UNFINISHED_SUFFIX}
+    if others and _PLAN not in others:
         raise StateError(
             f"{root} is not empty and is not a run.",
             "Choose another --output: nothing is written over other files.",
@@ -390,7 +417,7 @@ def prepare_folder(root: Path, config: RunConfig, plan: Plan) -> bool:
     Raises:
         StateError: the folder holds a run of another plan.
     """
-    path = root / "plan.json"
+    path = root / _PLAN
     if path.exists():
         if path.read_bytes() != canonical_json(plan.to_json()):
             raise StateError(

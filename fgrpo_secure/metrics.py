@@ -16,7 +16,11 @@ from fgrpo_secure.secrets import PRIVATE_FILE_MODE
 
 def note(path: Path, values: Mapping[str, float | int | str]) -> None:
     """Append one line of local-only numbers."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    line = json.dumps(dict(values)) + "\n"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
     descriptor = os.open(path, flags, PRIVATE_FILE_MODE)
-    with os.fdopen(descriptor, "a", encoding="utf-8") as handle:
-        handle.write(json.dumps(dict(values)) + "\n")
+    try:
+        # In one call, so that a process that dies leaves all of a line or none.
+        os.write(descriptor, line.encode())
+    finally:
+        os.close(descriptor)

@@ -5,12 +5,19 @@ Private directories are mode 0700 and private files 0600, whatever the umask.
 
 from __future__ import annotations
 
+import fcntl
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fgrpo_secure.errors import StateError
 from privacy.crypto import KEY_BYTES, SigningKey, VerifyKey
+from privacy.ledger.durable import (
+    PUBLIC_FILE_MODE,
+    UNFINISHED_SUFFIX,
+    replace_file,
+)
 from privacy.randomness import system_entropy
 
 PRIVATE_DIRECTORY_MODE = 0o700
@@ -21,7 +28,8 @@ _IDENTITY = "identity.key"
 
 def private_directory(path: Path) -> Path:
     """Make a directory that only its owner may enter."""
-    path.mkdir(parents=True, exist_ok=True)
+    path.mkdir(PRIVATE_DIRECTORY_MODE, parents=True, exist_ok=True)
+    # It may have been there, under another mode, and a umask takes bits away.
     path.chmod(PRIVATE_DIRECTORY_MODE)
     return path
 
@@ -33,20 +41,23 @@ def write_atomically(path: Path, data: bytes, *, private: bool = False) -> None:
         path: where to write.
         data: the whole content.
         private: whether only the owner may read it.
+
+    Raises:
+        OSError: the disk refused.
     """
-    temporary = path.with_name(f".{path.name}.new")
-    mode = PRIVATE_FILE_MODE if private else 0o644
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    mode = PRIVATE_FILE_MODE if private else PUBLIC_FILE_MODE
+    replace_file(path, data, mode=mode)
+
+
+def remove_unfinished(directory: Path) -> None:
+    """Remove what a process left here that died while it wrote a file.
+
+    To be called by whoever alone writes in a folder, before it writes. Where the same
+    file is written again the piece is taken over anyway; that of a round's file would
+    stay for good.
+    """
+    for path in directory.glob(f"*{UNFINISHED_SUFFIX}"):
+        path.unlink()
 
 
 def identity_key(directory: Path) -> SigningKey:
@@ -68,12 +79,10 @@ def store_key(path: Path) -> bytes:
         StateError: the file is not 32 bytes.
     """
     if not path.exists():
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
-        write_atomically(fresh, system_entropy(KEY_BYTES), private=True)
         # Where two processes make it at once, one of them does, and both read that.
-        with suppress(FileExistsError):
-            path.hardlink_to(fresh)
-        fresh.unlink()
+        with _alone_in(path.parent):
+            if not path.exists():
+                write_atomically(path, system_entropy(KEY_BYTES), private=True)
     key = path.read_bytes()
     if len(key) != KEY_BYTES:
         raise StateError(
@@ -91,6 +100,17 @@ def existing_identity(directory: Path) -> VerifyKey | None:
     """
     path = directory / _IDENTITY
     return _read_identity(path).verify_key if path.exists() else None
+
+
+@contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Wait until no other process makes something here; a dead one makes nothing."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _read_identity(path: Path) -> SigningKey:

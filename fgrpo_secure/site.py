@@ -29,6 +29,7 @@ from fgrpo_secure.registration import recipe_digest
 from fgrpo_secure.secrets import (
     identity_key,
     private_directory,
+    remove_unfinished,
     write_atomically,
 )
 from fgrpo_secure.site_policy import SitePolicyError
@@ -162,12 +163,14 @@ def open_site(
         except SitePolicyError as error:
             sign_refusal(error, plan, folder, name, run)
             raise
+        private_run = private_directory(folder.of_run(name, run))
+        remove_unfinished(private_run)
         learner = Learner(
             plan=plan,
             name=name,
             task=task,
             policy=policy,
-            folder=private_directory(folder.of_run(name, run)),
+            folder=private_run,
             progress=TenthsOfADraw(progress, f"rollouts {name}"),
         )
         clients[name] = Client(

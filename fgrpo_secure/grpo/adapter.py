@@ -9,8 +9,8 @@ Source: Sun et al., Improving LoRA in Privacy-preserving Federated Learning (FFA
 ICLR 2024.
 """
 
+import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -247,18 +247,30 @@ def save_pretrained(model: PeftModel, directory: Path) -> None:
     renamed.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        dir=directory.parent, prefix=f".{directory.name}."
-    ) as scratch:
-        fresh, stale = Path(scratch, "fresh"), Path(scratch, "stale")
-        model.save_pretrained(str(fresh), save_embedding_layers=False)
-        for path in fresh.iterdir():
-            # The result is to be published, whatever mode its writer prefers.
-            path.chmod(0o644)
-        if directory.exists():
-            directory.rename(stale)
-        fresh.rename(directory)
-        shutil.rmtree(stale, ignore_errors=True)
+    # One name, so that what a process left that died here is taken over by the next.
+    scratch = directory.with_name(f".{directory.name}.new")
+    shutil.rmtree(scratch, ignore_errors=True)
+    fresh, stale = scratch / "fresh", scratch / "stale"
+    model.save_pretrained(str(fresh), save_embedding_layers=False)
+    for path in fresh.iterdir():
+        # The result is to be published, whatever mode its writer prefers.
+        path.chmod(0o644)
+        _sync(path)
+    _sync(fresh)
+    if directory.exists():
+        directory.rename(stale)
+    fresh.rename(directory)
+    _sync(directory.parent)
+    shutil.rmtree(scratch)
+
+
+def _sync(path: Path) -> None:
+    """Have a file, or the names in a folder, outlast a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

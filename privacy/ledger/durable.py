@@ -1,31 +1,43 @@
-"""Files that a crash leaves whole: the old bytes or the new ones, never a part."""
+"""Files that a crash leaves whole: the old bytes or the new ones, never a part.
+
+Everything that is written as a whole, here and in the application, is written by
+`replace_file`, so that there is one place to get it right and one to attack.
+"""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
-# What a file is called before it takes another's place.
-TEMPORARY = ".tmp"
+PUBLIC_FILE_MODE = 0o644
+
+# What a process that died while it wrote leaves beside a file; the next write of the
+# same file takes it over.
+UNFINISHED_SUFFIX = ".tmp"
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes, *, mode: int = PUBLIC_FILE_MODE) -> None:
     """Write beside the file, sync, and put the new file in its place.
 
+    Args:
+        path: where to write.
+        data: the whole content.
+        mode: who may read it, from the first byte on.
+
     Raises:
-        OSError: the disk refused; the file is as it was.
+        OSError: the disk refused. The file holds the old bytes or all of the new ones,
+            and nothing else is left.
     """
-    temporary = path.with_name(path.name + TEMPORARY)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-    descriptor = os.open(temporary, flags, 0o644)
+    temporary = path.with_name(path.name + UNFINISHED_SUFFIX)
     try:
-        if os.write(descriptor, data) != len(data):
-            msg = f"the disk took only a part of {path.name}"
-            raise OSError(msg)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    temporary.replace(path)
+        _write(temporary, data, mode)
+        temporary.replace(path)
+    except OSError:
+        # A part of a file would take the room that is missing.
+        with suppress(OSError):
+            temporary.unlink()
+        raise
     sync_directory(path.parent)
 
 
@@ -33,6 +45,23 @@ def sync_directory(path: Path) -> None:
     """Make creations and renames in a directory durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    descriptor = os.open(path, flags, mode)
+    try:
+        # The kernel takes no more than 2 GiB at once.
+        left = memoryview(data)
+        while left:
+            taken = os.write(descriptor, left)
+            if not taken:
+                msg = f"the disk took only a part of {path.name}"
+                raise OSError(msg)
+            left = left[taken:]
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

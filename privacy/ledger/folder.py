@@ -21,7 +21,7 @@ from privacy.crypto import VerifyKey
 from privacy.errors import LedgerError, MalformedMessageError
 from privacy.ledger.budget import Budget
 from privacy.ledger.chain import Problem, split_lines
-from privacy.ledger.durable import TEMPORARY
+from privacy.ledger.durable import UNFINISHED_SUFFIX
 from privacy.ledger.history import claimed_epsilon
 from privacy.ledger.keyfiles import KEY_SUFFIX, parse_key_file
 from privacy.ledger.payload import plan_digest
@@ -287,7 +287,7 @@ class _Check:
             files += [f"ledger/{LOG_FOLDER}/{name}" for name in sorted(listed)]
         if self.unfinished:
             # What a process that died left of a file that it was about to replace.
-            files = [file for file in files if not file.endswith(TEMPORARY)]
+            files = [file for file in files if not file.endswith(UNFINISHED_SUFFIX)]
         notes = {file: self._read(file) or b"" for file in files}
         lines, _ = split_lines(self._read(server.file) or b"")
         report = check_log(

@@ -32,7 +32,7 @@ from privacy.ledger.checkpoint import (
     parse_note,
     sign_checkpoint,
 )
-from privacy.ledger.durable import TEMPORARY, replace_file
+from privacy.ledger.durable import UNFINISHED_SUFFIX, replace_file
 from privacy.ledger.log_update import LogUpdate, seal_update
 from privacy.ledger.merkle import Tree
 from privacy.ledger.store import Ledger
@@ -202,7 +202,7 @@ class SharedLog:
 
     def _load(self) -> None:
         """Hold the ledger to every checkpoint that was signed; see who cosigned."""
-        for path in self._folder.glob(f"*{TEMPORARY}"):
+        for path in self._folder.glob(f"*{UNFINISHED_SUFFIX}"):
             # Half of a note, of a process that died. Nobody was told of it.
             path.unlink()
         kept = [

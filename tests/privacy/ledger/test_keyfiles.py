@@ -51,19 +51,33 @@ def test_a_key_file_is_synced_before_it_takes_its_place(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("failing", ["write", "fsync", "short"])
-def test_a_write_that_fails_leaves_the_old_key(tmp_path, monkeypatch, failing):
+def test_a_write_that_fails_leaves_the_old_key_and_nothing_else(
+    tmp_path, monkeypatch, failing
+):
     path = tmp_path / "alpha.pub"
     write_key_file(path, OLD)
-    real = os.write
+    real, taken = os.write, iter([7, 0])
 
     def fails(*_):
         raise OSError(28, "No space left on device")
 
     if failing == "short":
-        monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:7]))
+        monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[: next(taken)]))
     else:
         monkeypatch.setattr(os, failing, fails)
     with pytest.raises(OSError, match=r"only a part|No space"):
         write_key_file(path, NEW)
     monkeypatch.undo()
     assert read_key_file(path) == OLD
+    assert [file.name for file in tmp_path.iterdir()] == ["alpha.pub"]
+
+
+def test_a_write_of_which_the_system_takes_a_part_goes_on_with_the_rest(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / "alpha.pub"
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:7]))
+    write_key_file(path, NEW)
+    monkeypatch.undo()
+    assert read_key_file(path) == NEW

@@ -1,0 +1,187 @@
+"""Ways to kill a run and start it again, at every boundary or at any time."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.crash.checks import broken_at_the_end, broken_now
+from tests.crash.world import CHOSEN, CLIENTS, Judge, Run, World, go_on
+
+LISTED = Path(__file__).parent / "boundaries.txt"
+# What the chosen client may never come to: the worker that is first makes the secret of
+# the store, one client's evaluation set is public, and the dead are told of no abort.
+_ANYBODYS = re.compile(r"\.units\.key|aborted|evaluate")
+_MOST_LIVES = 40
+_KILLED_LIVES = 36
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One run that was killed and started again.
+
+    Attributes:
+        killed: the boundaries at which it was killed, life by life.
+        lives: how often it was started.
+        seconds: all lives together.
+        wrong: what did not hold.
+    """
+
+    killed: tuple[str, ...]
+    lives: int
+    seconds: float
+    wrong: tuple[str, ...]
+
+
+def is_chosen(name: str, party: str) -> bool:
+    """Whether this process is the one to be killed at a boundary."""
+    return party not in CLIENTS or party == CHOSEN or bool(_ANYBODYS.search(name))
+
+
+def record(world: World) -> dict[str, int]:
+    """Every boundary that a run can come to, with how often one process comes to it.
+
+    A run that is not disturbed, one of which a client dies in round 1, and one that
+    dies as a whole there and is taken up again.
+    """
+    lives = [world.run("recorded").live()]
+    for scope in ("process", "machine"):
+        run = world.run(f"recorded-{scope}")
+        lives.append(run.live(_at("client tear line commit", 1, scope)))
+        lives.append(run.live())
+    passed = [Counter(life.names) for life in lives]
+    # The chosen client's passes are not told from those of the others, so that this is
+    # more than it comes to.
+    return {
+        name: max(life[name] for life in passed) for life in passed for name in life
+    }
+
+
+def listed() -> list[str]:
+    """The boundaries on the list."""
+    return LISTED.read_text("utf-8").splitlines()
+
+
+def write_list(names: Iterable[str]) -> None:
+    """Replace the list by what was recorded."""
+    LISTED.write_text("".join(f"{name}\n" for name in sorted(names)), "utf-8")
+
+
+def chain(world: World, names: set[str]) -> Iterator[Finding]:
+    """Kill at each name once: a run dies at the first that it comes to, every time."""
+    left, number = set(names), 0
+    while left:
+        number += 1
+        before = len(left)
+        finding = _chained(world.run(f"chain-{number}"), left)
+        yield finding
+        if len(left) == before:
+            # No run comes to what is left.
+            return
+
+
+def _chained(run: Run, left: set[str]) -> Finding:
+    """One run, killed at everything that is left until it comes to its end."""
+    killed: list[str] = []
+    wrong: list[str] = []
+    seconds = 0.0
+    while True:
+        scope = "machine" if run.lives % 2 else "process"
+        spared = run.lives >= _KILLED_LIVES
+        life = run.live(go_on if spared else _at_any(left, scope))
+        seconds += life.seconds
+        killed += life.ended
+        left -= set(life.ended)
+        if not life.ended:
+            wrong += broken_at_the_end(run, life)
+            break
+        wrong += [f"{life.ended}: {what}" for what in broken_now(run, life)]
+    return Finding(tuple(killed), run.lives, seconds, tuple(wrong))
+
+
+def every(world: World) -> Iterator[Finding]:
+    """Kill a new run at each pass of each boundary, one process and all of them."""
+    number = 0
+    for name, count in sorted(record(world).items()):
+        for turn in range(1, count + 1):
+            for scope in ("process", "machine"):
+                number += 1
+                yield _once(world.run(f"every-{number}"), name, turn, scope)
+
+
+def _once(run: Run, name: str, count: int, scope: str) -> Finding:
+    """Kill a new run at one pass of one boundary, and have it go on to its end."""
+    lives = [run.live(_at(name, count, scope))]
+    wrong = broken_now(run, lives[0])
+    lives.append(run.live())
+    wrong += broken_at_the_end(run, lives[-1])
+    killed = tuple(lives[0].ended)
+    return Finding(killed, 2, sum(life.seconds for life in lives), tuple(wrong))
+
+
+def at_random(world: World, kills: int, seed: int) -> Iterator[Finding]:
+    """Kill at random times until so many kills are done."""
+    chance = random.Random(seed)  # noqa: S311
+    longest = world.run("measured").live().seconds
+    done = number = 0
+    while done < kills:
+        number += 1
+        run = world.run(f"random-{number}")
+        killed: list[str] = []
+        wrong: list[str] = []
+        seconds = 0.0
+        while True:
+            scope = chance.choice(("machine", "server", *CLIENTS))
+            wait = chance.uniform(0, longest)
+            stop = _after(wait, scope, run) if done < kills else None
+            life = run.live(then=stop)
+            seconds += life.seconds
+            if life.status == 0:
+                wrong += broken_at_the_end(run, life)
+                break
+            done += 1
+            killed.append(f"{scope} after {wait:.3f} s")
+            wrong += [f"{killed[-1]}: {what}" for what in broken_now(run, life)]
+            if run.lives > _MOST_LIVES:
+                wrong.append("it never came to its end")
+                break
+        yield Finding(tuple(killed), run.lives, seconds, tuple(wrong))
+
+
+def _at_any(left: set[str], scope: str) -> Judge:
+    def judge(passed: str, times: int, party: str) -> str | None:
+        return scope if passed in left and is_chosen(passed, party) else None
+
+    return judge
+
+
+def _at(name: str, count: int, scope: str) -> Judge:
+    def judge(passed: str, times: int, party: str) -> str | None:
+        here = passed == name and times == count and is_chosen(name, party)
+        return scope if here else None
+
+    return judge
+
+
+def _after(wait: float, scope: str, run: Run) -> Callable[[int], None]:
+    """End a process, or all, some time after the start."""
+
+    def end(process: int) -> None:
+        time.sleep(wait)
+        with suppress(ProcessLookupError):
+            if scope == "machine":
+                os.killpg(process, signal.SIGKILL)
+            elif scope == "server":
+                os.kill(process, signal.SIGKILL)
+            elif scope in run.workers():
+                os.kill(run.workers()[scope], signal.SIGKILL)
+
+    return end

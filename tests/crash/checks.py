@@ -1,0 +1,169 @@
+"""What must hold of a run's files whenever all its processes are dead, and at its end.
+
+The witness is the other side of each comparison: it was written outside of the run, by
+the calls that draw and release, before they did.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+
+from fgrpo_secure.checkpoint import read_checkpoint
+from privacy.contribution import registered_event
+from privacy.ledger import claimed_epsilon, commitment, spend_of, verify_run
+from privacy.plan import SERVER
+from privacy.secagg.messages import sum_digest
+from tests.crash.world import CLIENTS, Life, Run
+from tests.end_to_end.program import records
+
+Place = tuple[str, int, int]
+"""Client, round, attempt."""
+
+# Statuses with which the program says why it stopped: a folder that can be mended, a
+# refusal, a ledger that is unreliable.
+_REASONS = frozenset({1, 5, 6, 7})
+
+
+def broken_now(run: Run, life: Life) -> list[str]:
+    """What is wrong after a life, before anything was started again."""
+    charged, committed = _charges(run), _commitments(run)
+    seen = run.seen()
+    wrong = []
+    for what in ("draw", "statistic", "noise"):
+        counts = Counter(_place(event) for event in seen if event["what"] == what)
+        for place, count in counts.items():
+            if count > charged.get(place, 0):
+                wrong.append(f"{count} times {what} for {place}, fewer are charged")
+    vectors: dict[Place, set[str]] = {}
+    for event in seen:
+        if event["what"] == "vector":
+            vectors.setdefault(_place(event), set()).add(event["words"])
+            words, opening = (
+                bytes.fromhex(event["words"]),
+                bytes.fromhex(event["opening"]),
+            )
+            if committed.get(_place(event)) != commitment(opening, words).hex():
+                wrong.append(f"a vector of {_place(event)} that no COMMIT is of")
+    for place, different in vectors.items():
+        if len(different) > 1:
+            wrong.append(f"{len(different)} vectors for {place}")
+    wrong += _sums_that_differ(run, vectors)
+    wrong += _how_it_ended(life)
+    return wrong
+
+
+def broken_at_the_end(run: Run, life: Life) -> list[str]:
+    """What is wrong with a run that went on to its end."""
+    wrong = broken_now(run, life)
+    if life.status and not (run.output / "summary.json").exists():
+        return [*wrong, f"it did not go on: {life.stderr[-400:]}"]
+    report = verify_run(run.output)
+    wrong += [str(problem) for problem in report.problems]
+    for name in CLIENTS:
+        spend = report.spends.get(name)
+        drawn = sum(
+            event["what"] == "draw" and event["client"] == name for event in run.seen()
+        )
+        if spend is None or spend.charges < drawn:
+            wrong.append(f"{name} drew {drawn} times and its ledger says {spend}")
+    plan = run.world.plan
+    charges = max(spend.charges for spend in report.spends.values())
+    charged = ((registered_event(plan, CLIENTS[0]), charges),) if charges else ()
+    price = spend_of(charged, Decimal(plan.delta), plan.registered_charges)
+    summary = json.loads((run.output / "summary.json").read_text("utf-8"))
+    if summary["epsilon"] != float(claimed_epsilon(price)):
+        wrong.append("the summary's epsilon is not that of the charges")
+    if summary["plan_digest"] != plan.digest:
+        wrong.append("the run goes by another plan")
+    last = [r for r in _lines(run, SERVER) if r["kind"] == "published"]
+    if last:
+        digest = bytes.fromhex(last[-1]["adapter_after"])
+        read_checkpoint(run.output / SERVER, digest)
+    wrong += [f"{path} was left behind" for path in _left_behind(run)]
+    return wrong
+
+
+def _place(event: dict) -> Place:
+    return event["client"], event["round"], event["attempt"]
+
+
+def _ledger(run: Run, party: str) -> Path:
+    if party == SERVER:
+        return run.output / "ledger" / f"{SERVER}.jsonl"
+    return run.store / party / "ledger" / f"{party}.jsonl"
+
+
+def _lines(run: Run, party: str) -> list[dict]:
+    """The whole lines of a ledger; a piece at its end is no line."""
+    path = _ledger(run, party)
+    if not path.exists():
+        return []
+    whole = path.read_bytes().rpartition(b"\n")[0]
+    copy = run.folder / "whole-lines"
+    copy.write_bytes(whole)
+    return records(copy)
+
+
+def _charges(run: Run) -> Counter[Place]:
+    found: Counter[Place] = Counter()
+    for name in CLIENTS:
+        for record in _lines(run, name):
+            if record["kind"] == "intent":
+                place = name, record["round"], record["attempt"]
+                found[place] += record["releases"]
+    return found
+
+
+def _commitments(run: Run) -> dict[Place, str]:
+    return {
+        (name, record["round"], record["attempt"]): record["commitment"]
+        for name in CLIENTS
+        for record in _lines(run, name)
+        if record["kind"] == "commit"
+    }
+
+
+def _sums_that_differ(run: Run, vectors: dict[Place, set[str]]) -> list[str]:
+    """Each sum that was opened must be that of the vectors which were sealed."""
+    wrong = []
+    for record in _lines(run, SERVER):
+        if record["kind"] != "published":
+            continue
+        total = np.zeros(run.world.plan.vector_length, dtype=np.uint32)
+        for name in record["survivors"]:
+            place = name, record["round"], record["attempt"]
+            (words,) = vectors.get(place, {""})
+            total += np.frombuffer(bytes.fromhex(words), dtype="<u4")
+        if sum_digest(total.astype("<u4").tobytes()).hex() != record["sum_digest"]:
+            wrong.append(f"the sum of round {record['round']} is of other vectors")
+    return wrong
+
+
+def _how_it_ended(life: Life) -> list[str]:
+    """A process that was not killed says in two lines what happened and what to do."""
+    wrong = []
+    if life.left:
+        wrong.append(f"{life.left} processes did not end")
+    if "Traceback" in life.stderr:
+        wrong.append(f"a traceback: {life.stderr[-600:]}")
+    if life.status > 0:
+        lines = life.stderr.splitlines()[-2:]
+        clear = lines[0].startswith("fgrpo: ") and lines[1].startswith("       ")
+        if life.status not in _REASONS or not clear:
+            wrong.append(f"status {life.status} without a reason: {lines}")
+    return wrong
+
+
+def _left_behind(run: Run) -> list[Path]:
+    """Pieces of files that nothing will ever finish or remove."""
+    every = [*run.output.rglob("*"), *run.store.rglob("*")]
+    return [
+        path.relative_to(run.folder)
+        for path in every
+        if path.suffix in {".tmp", ".new"} or path.name.startswith(".adapter")
+    ]
