@@ -50,7 +50,7 @@ from privacy.ledger import (
     verify_ledger,
     write_key_file,
 )
-from privacy.ledger.durable import UNFINISHED_SUFFIX
+from privacy.ledger.durable import UNFINISHED_SUFFIX, make_directory
 from privacy.plan import MIN_CLIENTS, SERVER, Plan
 from privacy.randomness import system_entropy
 from privacy.wire import canonical_json
@@ -133,7 +133,7 @@ def run(
     _check_folder(root)
     watcher.say("Registering the plan: sizes, model, noise for the target epsilon ...")
     plan, policy = make_plan(config)
-    root.mkdir(parents=True, exist_ok=True)
+    make_directory(root)
     with held(root):
         # Who had it until now may have finished in it.
         _check_folder(root)
@@ -427,11 +427,11 @@ def prepare_folder(root: Path, config: RunConfig, plan: Plan) -> bool:
             )
         resumed = True
     else:
-        root.mkdir(parents=True, exist_ok=True)
+        make_directory(root)
         write_atomically(path, canonical_json(plan.to_json()))
         resumed = False
     for name in ("ledger", "keys"):
-        (root / name).mkdir(exist_ok=True)
+        make_directory(root / name)
     write_atomically(root / "config.toml", config.to_toml().encode())
     folder = RunFolder.of(root, config)
     private_directory(folder.store)

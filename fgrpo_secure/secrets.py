@@ -16,6 +16,7 @@ from privacy.crypto import KEY_BYTES, SigningKey, VerifyKey
 from privacy.ledger.durable import (
     PUBLIC_FILE_MODE,
     UNFINISHED_SUFFIX,
+    make_directory,
     replace_file,
 )
 from privacy.randomness import system_entropy
@@ -28,7 +29,7 @@ _IDENTITY = "identity.key"
 
 def private_directory(path: Path) -> Path:
     """Make a directory that only its owner may enter."""
-    path.mkdir(PRIVATE_DIRECTORY_MODE, parents=True, exist_ok=True)
+    make_directory(path, mode=PRIVATE_DIRECTORY_MODE)
     # It may have been there, under another mode, and a umask takes bits away.
     path.chmod(PRIVATE_DIRECTORY_MODE)
     return path

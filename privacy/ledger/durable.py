@@ -1,5 +1,8 @@
 """Files that a crash leaves whole: the old bytes or the new ones, never a part.
 
+A crash is a process that is killed, or a machine that loses its power: then data that
+were not synced are gone, and so are names whose directory was not.
+
 Everything that is written as a whole, here and in the application, is written by
 `replace_file`, so that there is one place to get it right and one to attack.
 """
@@ -11,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 PUBLIC_FILE_MODE = 0o644
+PUBLIC_DIRECTORY_MODE = 0o777
 
 # What a process that died while it wrote leaves beside a file; the next write of the
 # same file takes it over.
@@ -38,6 +42,23 @@ def replace_file(path: Path, data: bytes, *, mode: int = PUBLIC_FILE_MODE) -> No
         with suppress(OSError):
             temporary.unlink()
         raise
+    sync_directory(path.parent)
+
+
+def make_directory(path: Path, *, mode: int = PUBLIC_DIRECTORY_MODE) -> None:
+    """Make a directory, and those above it, such that a loss of power leaves them.
+
+    To sync a file and its directory says nothing of the names above: without this, a
+    ledger whose every line is on disk could be gone with the directory that it is in.
+
+    Args:
+        path: where; nothing is done where it is there.
+        mode: of the directory itself, under the umask.
+    """
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    path.mkdir(mode, exist_ok=True)
     sync_directory(path.parent)
 
 

@@ -23,12 +23,16 @@ import privacy.contribution
 from fgrpo_secure.runtime import local
 from privacy.contribution import Contribution
 from privacy.wire import Reader
+from tests.crash.power import Journal, content
 
 # Whatever changes from run to run is left out of a name.
 _VARIABLE = (
     (re.compile(r"\b[0-9a-f]{16,}\b"), "DIGEST"),
     (re.compile(r"\b\d{5}\b"), "ROUND"),
 )
+
+
+_CALLS = ("write", "fsync", "replace", "rename", "unlink", "mkdir", "ftruncate", "open")
 
 
 class Boundaries:
@@ -40,6 +44,7 @@ class Boundaries:
         passed: called with each name before the call; it returns what is to happen
             in place of the call, or None where the process goes on.
         noted: called with what was drawn or released, for the witness.
+        journal: is told of changes and syncs.
     """
 
     def __init__(
@@ -48,11 +53,13 @@ class Boundaries:
         clients: tuple[str, ...],
         passed: Callable[[str], Callable[[], None] | None],
         noted: Callable[[dict[str, object]], None],
+        journal: Journal,
     ) -> None:
         self._folders = folders
         self._clients = clients
         self._judge = passed
         self._noted = noted
+        self._journal = journal
         # By ledger file: the kind of its last line.
         self._lines: dict[str, str] = {}
         self._last = ""
@@ -93,22 +100,8 @@ class Boundaries:
         if instead is not None:
             instead()
 
-    def _wrap_files(self) -> None:
-        real = {
-            name: getattr(os, name)
-            for name in (
-                "write",
-                "fsync",
-                "replace",
-                "rename",
-                "unlink",
-                "rmdir",
-                "link",
-                "mkdir",
-                "ftruncate",
-                "open",
-            )
-        }
+    def _wrap_files(self) -> None:  # noqa: PLR0915
+        real = {name: getattr(os, name) for name in _CALLS}
 
         def path_of(descriptor: int) -> str:
             return os.readlink(f"/proc/self/fd/{descriptor}")
@@ -120,9 +113,13 @@ class Boundaries:
                 self._passed(f"{verb} {name}")
 
         def open_(path, flags, mode=0o777, *, dir_fd=None):
+            fresh = flags & os.O_CREAT and self._name(path) and not Path(path).exists()
             if _is_ledger(os.path.abspath(path)) and flags & os.O_CREAT:
                 self._lines[os.path.abspath(path)] = "opening"
-            return real["open"](path, flags, mode, dir_fd=dir_fd)
+            descriptor = real["open"](path, flags, mode, dir_fd=dir_fd)
+            if fresh:
+                self._journal.note("created", path)
+            return descriptor
 
         def write(descriptor, data):
             path = path_of(descriptor)
@@ -132,46 +129,65 @@ class Boundaries:
                 self._lines[path] = _kind(bytes(data))
             do("write", path)
             instead = self._judge(f"tear {self._name(path)}")
+            size = os.fstat(descriptor).st_size
+            taken = bytes(data) if instead is None else bytes(data)[: len(data) // 2]
+            written = real["write"](descriptor, taken)
+            self._journal.note("wrote", path, size=size)
             if instead is not None:
-                real["write"](descriptor, bytes(data)[: len(data) // 2])
                 instead()
-            return real["write"](descriptor, data)
+            return written
 
         def fsync(descriptor):
             path = path_of(descriptor)
-            if Path(path).is_dir():
-                if self._name(path) is not None:
-                    self._passed(f"sync folder of {self._last}")
-            else:
-                do("sync", path)
             if self._name(path) is None:
                 real["fsync"](descriptor)
+                return
             # What a killed process wrote stays in the system's memory, so that to wait
             # for the disk would change nothing but the time that a test takes.
+            if Path(path).is_dir():
+                self._passed(f"sync folder of {self._last}")
+                self._journal.note("named", path)
+            else:
+                do("sync", path)
+                self._journal.note("synced", path)
 
         def ftruncate(descriptor, size):
             do("cut", path_of(descriptor))
-            return real["ftruncate"](descriptor, size)
+            real["ftruncate"](descriptor, size)
 
         def moving(call: str):
             def move(source, target, **how):
+                if self._name(target) is None:
+                    real[call](source, target, **how)
+                    return
                 do("rename", target)
-                return real[call](source, target, **how)
+                old = content(target)
+                real[call](source, target, **how)
+                source = os.path.abspath(source)
+                self._journal.note("renamed", target, source=source, old=old)
 
             return move
 
-        def simple(call: str, verb: str, index: int = 0):
-            def run(*arguments, **how):
-                if how.get("dir_fd") is None:
-                    do(verb, arguments[index])
-                return real[call](*arguments, **how)
+        def mkdir(path, *arguments, **how):
+            if self._name(path) is None:
+                real["mkdir"](path, *arguments, **how)
+                return
+            do("make", path)
+            real["mkdir"](path, *arguments, **how)
+            self._journal.note("made", path)
 
-            return run
+        def unlink(path, *, dir_fd=None):
+            if dir_fd is not None or self._name(path) is None:
+                real["unlink"](path, dir_fd=dir_fd)
+                return
+            do("remove", path)
+            old = content(path)
+            real["unlink"](path)
+            self._journal.note("removed", path, old=old)
 
         os.open, os.write, os.fsync, os.ftruncate = open_, write, fsync, ftruncate
         os.replace, os.rename = moving("replace"), moving("rename")
-        os.unlink, os.rmdir = simple("unlink", "remove"), simple("rmdir", "remove")
-        os.link, os.mkdir = simple("link", "link", 1), simple("mkdir", "make")
+        os.unlink, os.mkdir = unlink, mkdir
 
     def _wrap_pipes(self) -> None:
         pipe = local.Connection

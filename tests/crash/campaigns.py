@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.crash.checks import broken_at_the_end, broken_now
+from tests.crash.power import NAMES_KEPT, NAMES_LOST
 from tests.crash.world import CHOSEN, CLIENTS, Judge, Run, World, go_on
 
 LISTED = Path(__file__).parent / "boundaries.txt"
 # What the chosen client may never come to: the worker that is first makes the secret of
 # the store, one client's evaluation set is public, and the dead are told of no abort.
 _ANYBODYS = re.compile(r"\.units\.key|aborted|evaluate")
+# Process, all processes, or the machine's power.
+SCOPES = ("process", NAMES_LOST, "machine", NAMES_KEPT)
 _MOST_LIVES = 40
 _KILLED_LIVES = 36
 
@@ -94,7 +97,7 @@ def _chained(run: Run, left: set[str]) -> Finding:
     wrong: list[str] = []
     seconds = 0.0
     while True:
-        scope = "machine" if run.lives % 2 else "process"
+        scope = SCOPES[run.lives % len(SCOPES)]
         spared = run.lives >= _KILLED_LIVES
         life = run.live(go_on if spared else _at_any(left, scope))
         seconds += life.seconds
@@ -112,7 +115,7 @@ def every(world: World) -> Iterator[Finding]:
     number = 0
     for name, count in sorted(record(world).items()):
         for turn in range(1, count + 1):
-            for scope in ("process", "machine"):
+            for scope in SCOPES:
                 number += 1
                 yield _once(world.run(f"every-{number}"), name, turn, scope)
 

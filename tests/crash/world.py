@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from privacy.ledger import spend_of
 from privacy.plan import SERVER
 from tests.app.federation import edit_rows
 from tests.crash.boundaries import Boundaries, die, number_from
+from tests.crash.power import NAMES_KEPT, NAMES_LOST, Journal, lose
 from tests.end_to_end.program import write_config
 
 CLIENTS = ("count", "shift", "sort")
@@ -53,7 +55,8 @@ _ORPHANS_SECONDS = 15.0
 Judge = Callable[[str, int, str], str | None]
 """(name of a boundary, how often this process came to it, party) -> what happens there.
 
-"machine" and "process" end all processes or this one, "full" is a full disk's error.
+"machine" and "process" end all processes or this one, `NAMES_LOST` and `NAMES_KEPT`
+take the power away, "full" is a full disk's error.
 """
 
 
@@ -83,6 +86,11 @@ class Life:
     def names(self) -> list[str]:
         """The boundaries, without what happened there."""
         return [name.partition(" # ")[0] for name in self.passed]
+
+    @property
+    def scopes(self) -> set[str]:
+        """What happened at the boundaries where something did."""
+        return {name.partition(" # ")[2] for name in self.passed} - {""}
 
     @property
     def ended(self) -> list[str]:
@@ -168,6 +176,7 @@ class Run:
         """
         self.lives += 1
         self._passed.touch()
+        self._journal.touch()
         started = time.monotonic()
         process = os.fork()
         if process == 0:
@@ -180,13 +189,16 @@ class Run:
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process, signal.SIGKILL)
-        return Life(
+        life = Life(
             status=status,
             stderr=self._stderr.read_text("utf-8"),
             seconds=time.monotonic() - started,
             passed=tuple(self._passed.read_text("utf-8").splitlines()),
             left=left,
         )
+        for scope in life.scopes & {NAMES_LOST, NAMES_KEPT}:
+            lose(self._journal, names=scope == NAMES_LOST)
+        return life
 
     def seen(self) -> list[dict]:
         """What the witness noted, of all lives."""
@@ -207,6 +219,10 @@ class Run:
         return self.folder / f"stderr-{self.lives}"
 
     @property
+    def _journal(self) -> Path:
+        return self.folder / f"journal-{self.lives}"
+
+    @property
     def _passed(self) -> Path:
         return self.folder / f"passed-{self.lives}"
 
@@ -219,8 +235,10 @@ class Run:
             for descriptor in (1, 2):
                 os.dup2(os.open(self._stderr, flags, 0o600), descriptor)
             watch = _Watch(judge, self._passed, self.witness, self.lives)
+            flags = os.O_WRONLY | os.O_APPEND
+            journal = Journal(partial(os.write, os.open(self._journal, flags)))
             folders = {"run": self.output, "store": self.store}
-            Boundaries(folders, CLIENTS, watch.passed, watch.noted).install()
+            Boundaries(folders, CLIENTS, watch.passed, watch.noted, journal).install()
             number_from(local.LocalExchange, _FIRST_SEQUENCE)
             _fork_workers(watch)
             arguments = ["run", self.world.config, "--output", self.output]
@@ -266,7 +284,7 @@ class _Watch:
             return None
         if verdict == "full":
             return _full
-        return lambda: die(machine=verdict == "machine")
+        return lambda: die(machine=verdict != "process")
 
     def noted(self, values: dict[str, object]) -> None:
         self._write(
