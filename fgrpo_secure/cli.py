@@ -15,7 +15,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fgrpo_secure import __version__, commands, policy_commands
-from fgrpo_secure.errors import FgrpoError, StateError, said_by_kernel
+from fgrpo_secure.errors import (
+    FgrpoError,
+    StateError,
+    said_by_kernel,
+    said_by_system,
+)
 from privacy.errors import LedgerError, PrivacyError, ProtocolError
 
 _KERNEL_ERRORS: tuple[tuple[type[PrivacyError], tuple[str, int]], ...] = (
@@ -78,12 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return commands.EXIT_WRONG
     except OSError as error:
-        place = "" if error.filename is None else f"{error.filename}: "
-        return commands.fail(
-            f"{place}{error.strerror or type(error).__name__}.",
-            "See that the folder is there, may be written to and has room.",
-            StateError.exit_code,
-        )
+        what, fix = said_by_system(error)
+        if error.filename is not None:
+            # In this process paths are those that its operator gave.
+            what = f"{error.filename}: {error.strerror or type(error).__name__}."
+        return commands.fail(what, fix, StateError.exit_code)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -49,6 +49,21 @@ def said_by_kernel(error: Exception, otherwise: str) -> tuple[str, str]:
     return f"{what.removesuffix('.')}.", f"{fix.removesuffix('.')}."
 
 
+def said_by_system(error: OSError) -> tuple[str, str]:
+    """What happened and what to do, where the system refused a file.
+
+    No path is named: whoever opened the file may have made its name from data.
+
+    Args:
+        error: what the system raised.
+    """
+    reason = error.strerror or type(error).__name__
+    return (
+        f"The system refused a file: {reason}.",
+        "See that the folder is there, may be written to and has room.",
+    )
+
+
 class ConfigurationError(FgrpoError):
     """The configuration says something that cannot be done or must not be done."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from decimal import Decimal
 from fractions import Fraction
@@ -19,7 +20,7 @@ from fgrpo_secure.admission import SiteRules, admit, sign_refusal, site_rules
 from fgrpo_secure.budget import open_client_ledger
 from fgrpo_secure.client import Client
 from fgrpo_secure.config import RunConfig
-from fgrpo_secure.errors import FgrpoError, StateError
+from fgrpo_secure.errors import FgrpoError, StateError, said_by_system
 from fgrpo_secure.evaluate import evaluate
 from fgrpo_secure.folders import RunFolder
 from fgrpo_secure.grpo import adapter
@@ -89,9 +90,12 @@ class Site:
         except (PrivacyError, FgrpoError):
             raise
         # The other clients of this process must not go down with this one.
+        except OSError as error:
+            raise StateError(*said_by_system(error)) from None
         except Exception:
             path = self._folder.private(name) / "crash.log"
-            write_atomically(path, traceback.format_exc().encode(), private=True)
+            with suppress(OSError):
+                write_atomically(path, traceback.format_exc().encode(), private=True)
             raise StateError(
                 f"client {name} met an unexpected error",
                 f"Look at {path}, which may quote data.",

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from fgrpo_secure.errors import ModelError
+from fgrpo_secure.errors import ModelError, StateError
 
 _EXPERT_COUNTS = (
     "num_local_experts",
@@ -245,13 +245,23 @@ def save_pretrained(model: PeftModel, directory: Path) -> None:
 
     The directory appears whole or not at all: it is written beside its place and then
     renamed.
+
+    Raises:
+        StateError, OSError: it cannot be written.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     # One name, so that what a process left that died here is taken over by the next.
     scratch = directory.with_name(f".{directory.name}.new")
     shutil.rmtree(scratch, ignore_errors=True)
     fresh, stale = scratch / "fresh", scratch / "stale"
-    model.save_pretrained(str(fresh), save_embedding_layers=False)
+    try:
+        model.save_pretrained(str(fresh), save_embedding_layers=False)
+    except SafetensorError:
+        # What the system said stands in no field of it.
+        raise StateError(
+            f"{directory} cannot be written.",
+            "See that its folder may be written to and has room.",
+        ) from None
     for path in fresh.iterdir():
         # The result is to be published, whatever mode its writer prefers.
         path.chmod(0o644)

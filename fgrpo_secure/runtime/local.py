@@ -10,6 +10,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from multiprocessing import connection, get_context
@@ -20,7 +21,12 @@ from types import TracebackType
 from typing import Self
 
 from fgrpo_secure.config import load_config
-from fgrpo_secure.errors import FgrpoError, StateError, said_by_kernel
+from fgrpo_secure.errors import (
+    FgrpoError,
+    StateError,
+    said_by_kernel,
+    said_by_system,
+)
 from fgrpo_secure.folders import RunFolder
 from fgrpo_secure.secrets import write_atomically
 from fgrpo_secure.site import open_site
@@ -265,10 +271,14 @@ def _work(pipe: Connection, order: WorkerOrder) -> None:
         what, fix = said_by_kernel(error, "Nothing was spent. See docs/ledger.md.")
         pipe.send_bytes(_failed(what, fix, REFUSAL_EXIT))
         return
+    except OSError as error:
+        pipe.send_bytes(_failed(*said_by_system(error), StateError.exit_code))
+        return
     except Exception as error:
         # Another library's text may quote data, so it stays in the clients' folder.
         path = RunFolder.of(root, config).store / "crash.log"
-        write_atomically(path, traceback.format_exc().encode(), private=True)
+        with suppress(OSError):
+            write_atomically(path, traceback.format_exc().encode(), private=True)
         what = f"A client met an unexpected error ({type(error).__name__})."
         pipe.send_bytes(_failed(what, f"Look at {path}, which may quote data.", 1))
         return

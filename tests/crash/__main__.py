@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.crash import campaigns
 from tests.crash.campaigns import Finding
-from tests.crash.world import World
+from tests.crash.world import World, changes_files
 
 _SHORT = {"rounds": 2}
 
@@ -24,6 +24,7 @@ def main() -> int:
     asked = parser.add_mutually_exclusive_group(required=True)
     asked.add_argument("--record", action="store_true", help="write the list anew")
     asked.add_argument("--chain", action="store_true", help="each boundary, once")
+    asked.add_argument("--full", action="store_true", help="a full disk at each write")
     asked.add_argument("--every", action="store_true", help="each pass, in a new run")
     asked.add_argument("--random", metavar="N", type=int, help="N kills at any time")
     parser.add_argument("--seed", type=int, default=1, help="of the times (default: 1)")
@@ -37,7 +38,7 @@ def main() -> int:
 def _found(options: argparse.Namespace, scratch: Path) -> dict:
     started = time.monotonic()
     recorded: dict[str, int] = {}
-    if options.record or options.chain:
+    if options.record or options.chain or options.full:
         recorded = campaigns.record(World(scratch / "short", privacy=_SHORT))
     if options.record:
         campaigns.write_list(recorded)
@@ -67,6 +68,9 @@ def _findings(
     world = World(scratch / "world", **changes)
     if options.chain:
         going = campaigns.chain(world, set(recorded))
+    elif options.full:
+        refused = filter(changes_files, recorded)
+        going = campaigns.chain(world, refused, ("full",))
     elif options.every:
         going = campaigns.every(world)
     else:

@@ -8,11 +8,12 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from privacy.plan import SERVER
 from tests.crash.checks import broken_at_the_end, broken_now
 from tests.crash.power import NAMES_KEPT, NAMES_LOST
 from tests.crash.world import CHOSEN, CLIENTS, Judge, Run, World, go_on
@@ -24,7 +25,7 @@ _ANYBODYS = re.compile(r"\.units\.key|aborted|evaluate")
 # Process, all processes, or the machine's power.
 SCOPES = ("process", NAMES_LOST, "machine", NAMES_KEPT)
 _MOST_LIVES = 40
-_KILLED_LIVES = 36
+_STOPPED_LIVES = 36
 
 
 @dataclass(frozen=True)
@@ -78,27 +79,35 @@ def write_list(names: Iterable[str]) -> None:
     LISTED.write_text("".join(f"{name}\n" for name in sorted(names)), "utf-8")
 
 
-def chain(world: World, names: set[str]) -> Iterator[Finding]:
-    """Kill at each name once: a run dies at the first that it comes to, every time."""
+def chain(
+    world: World, names: Iterable[str], scopes: Sequence[str] = SCOPES
+) -> Iterator[Finding]:
+    """Stop at each name once: a run is stopped at the first that it comes to, always.
+
+    Args:
+        world: whose runs are stopped.
+        names: of boundaries.
+        scopes: what happens there, in turns.
+    """
     left, number = set(names), 0
     while left:
         number += 1
         before = len(left)
-        finding = _chained(world.run(f"chain-{number}"), left)
-        yield finding
+        run = world.run(f"chain-{number}-{len(scopes)}")
+        yield _chained(run, left, scopes)
         if len(left) == before:
             # No run comes to what is left.
             return
 
 
-def _chained(run: Run, left: set[str]) -> Finding:
-    """One run, killed at everything that is left until it comes to its end."""
+def _chained(run: Run, left: set[str], scopes: Sequence[str]) -> Finding:
+    """One run, stopped at everything that is left until it comes to its end."""
     killed: list[str] = []
     wrong: list[str] = []
     seconds = 0.0
     while True:
-        scope = SCOPES[run.lives % len(SCOPES)]
-        spared = run.lives >= _KILLED_LIVES
+        scope = scopes[run.lives % len(scopes)]
+        spared = run.lives >= _STOPPED_LIVES
         life = run.live(go_on if spared else _at_any(left, scope))
         seconds += life.seconds
         killed += life.ended
@@ -106,7 +115,7 @@ def _chained(run: Run, left: set[str]) -> Finding:
         if not life.ended:
             wrong += broken_at_the_end(run, life)
             break
-        wrong += [f"{life.ended}: {what}" for what in broken_now(run, life)]
+        wrong += [f"{life.ended} {scope}: {what}" for what in broken_now(run, life)]
     return Finding(tuple(killed), run.lives, seconds, tuple(wrong))
 
 
@@ -131,7 +140,7 @@ def _once(run: Run, name: str, count: int, scope: str) -> Finding:
 
 
 def at_random(world: World, kills: int, seed: int) -> Iterator[Finding]:
-    """Kill at random times until so many kills are done."""
+    """Kill at random times, one run after another, until so many kills are done."""
     chance = random.Random(seed)  # noqa: S311
     longest = world.run("measured").live().seconds
     done = number = 0
@@ -141,21 +150,19 @@ def at_random(world: World, kills: int, seed: int) -> Iterator[Finding]:
         killed: list[str] = []
         wrong: list[str] = []
         seconds = 0.0
-        while True:
-            scope = chance.choice(("machine", "server", *CLIENTS))
+        while run.lives < _MOST_LIVES:
+            scope = chance.choice(("machine", NAMES_LOST, NAMES_KEPT, SERVER, *CLIENTS))
             wait = chance.uniform(0, longest)
-            stop = _after(wait, scope, run) if done < kills else None
-            life = run.live(then=stop)
+            life = run.live(then=_after(wait, scope, run) if done < kills else None)
             seconds += life.seconds
             if life.status == 0:
-                wrong += broken_at_the_end(run, life)
                 break
             done += 1
+            if scope in {NAMES_LOST, NAMES_KEPT}:
+                run.lose(names=scope == NAMES_LOST)
             killed.append(f"{scope} after {wait:.3f} s")
             wrong += [f"{killed[-1]}: {what}" for what in broken_now(run, life)]
-            if run.lives > _MOST_LIVES:
-                wrong.append("it never came to its end")
-                break
+        wrong += broken_at_the_end(run, life)
         yield Finding(tuple(killed), run.lives, seconds, tuple(wrong))
 
 
@@ -180,10 +187,10 @@ def _after(wait: float, scope: str, run: Run) -> Callable[[int], None]:
     def end(process: int) -> None:
         time.sleep(wait)
         with suppress(ProcessLookupError):
-            if scope == "machine":
-                os.killpg(process, signal.SIGKILL)
-            elif scope == "server":
+            if scope == SERVER:
                 os.kill(process, signal.SIGKILL)
+            elif scope not in CLIENTS:
+                os.killpg(process, signal.SIGKILL)
             elif scope in run.workers():
                 os.kill(run.workers()[scope], signal.SIGKILL)
 

@@ -56,7 +56,8 @@ Judge = Callable[[str, int, str], str | None]
 """(name of a boundary, how often this process came to it, party) -> what happens there.
 
 "machine" and "process" end all processes or this one, `NAMES_LOST` and `NAMES_KEPT`
-take the power away, "full" is a full disk's error.
+take the power away; "full" has the disk refuse this and all that this process changes
+afterwards.
 """
 
 
@@ -197,8 +198,12 @@ class Run:
             left=left,
         )
         for scope in life.scopes & {NAMES_LOST, NAMES_KEPT}:
-            lose(self._journal, names=scope == NAMES_LOST)
+            self.lose(names=scope == NAMES_LOST)
         return life
+
+    def lose(self, *, names: bool) -> None:
+        """Take from the disk what the last life did not have it promise."""
+        lose(self._journal, names=names)
 
     def seen(self) -> list[dict]:
         """What the witness noted, of all lives."""
@@ -252,6 +257,11 @@ class Run:
             os._exit(status)
 
 
+def changes_files(name: str) -> bool:
+    """Whether a disk can refuse what happens at this boundary."""
+    return name.split()[1] in {"write", "tear", "sync", "rename", "make", "cut"}
+
+
 class _Watch:
     """What a process of a life tells, and what happens to it.
 
@@ -266,6 +276,7 @@ class _Watch:
         self._told = os.open(told, flags)
         self._witness = os.open(witness, flags)
         self._life = life
+        self._is_full = False
         self._counts: dict[str, int] = {}
         self.party = SERVER
 
@@ -278,11 +289,14 @@ class _Watch:
         named = f"{'server' if self.party == SERVER else 'client'} {name}"
         self._counts[named] = self._counts.get(named, 0) + 1
         verdict = self._judge(named, self._counts[named], self.party)
+        if verdict is None and self._is_full and changes_files(named):
+            return _full
         mark = "" if verdict is None else f" # {verdict}"
         self._write(self._told, f"{named}{mark}\n".encode())
         if verdict is None:
             return None
         if verdict == "full":
+            self._is_full = True
             return _full
         return lambda: die(machine=verdict != "process")
 
