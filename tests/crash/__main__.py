@@ -7,81 +7,104 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.crash import campaigns
+from tests.crash import campaigns, planted, together
 from tests.crash.campaigns import Finding
-from tests.crash.world import World, changes_files
+from tests.crash.lives import changes_files
+from tests.crash.world import World
 
 _SHORT = {"rounds": 2}
+_SHOWN = 5
 
 
 def main() -> int:
-    """Run what is asked for; returns 1 where anything did not hold."""
+    """Do what is asked for; returns 1 where anything did not hold."""
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
     asked = parser.add_mutually_exclusive_group(required=True)
     asked.add_argument("--record", action="store_true", help="write the list anew")
-    asked.add_argument("--chain", action="store_true", help="each boundary, once")
+    asked.add_argument("--suite", action="store_true", help="what the tests ask for")
     asked.add_argument("--full", action="store_true", help="a full disk at each write")
     asked.add_argument("--every", action="store_true", help="each pass, in a new run")
     asked.add_argument("--random", metavar="N", type=int, help="N kills at any time")
     parser.add_argument("--seed", type=int, default=1, help="of the times (default: 1)")
     parser.add_argument("--report", type=Path, help="write what was found, as JSON")
+    parser.add_argument("--keep", type=Path, help="leave the runs of findings here")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="crash-") as scratch:
-        found = _found(options, Path(scratch))
+        found = _find(options, options.keep or Path(scratch))
+    if options.report is not None:
+        options.report.write_text(json.dumps(found, indent=1), "utf-8")
     return 1 if found["wrong"] else 0
 
 
-def _found(options: argparse.Namespace, scratch: Path) -> dict:
-    started = time.monotonic()
-    recorded: dict[str, int] = {}
-    if options.record or options.chain or options.full:
-        recorded = campaigns.record(World(scratch / "short", privacy=_SHORT))
+def _find(options: argparse.Namespace, scratch: Path) -> dict:
+    """What is asked for, as the report has it."""
+    tally = _Tally(scratch)
+    short = World(scratch / "short", privacy=_SHORT)
+    recorded = sorted(campaigns.record(short))
+    refused = [name for name in recorded if changes_files(name)]
+    report: dict = {"recorded": recorded}
     if options.record:
         campaigns.write_list(recorded)
-    findings = [] if options.record else list(_findings(options, scratch, recorded))
-    killed = [name for finding in findings for name in finding.killed]
-    wrong = [text for finding in findings for text in finding.wrong]
-    report = {
-        "recorded": sorted(recorded),
-        "killed": killed,
-        "wrong": wrong,
-        "findings": [asdict(finding) for finding in findings],
-    }
-    if options.report is not None:
-        options.report.write_text(json.dumps(report, indent=1), "utf-8")
-    lives = sum(finding.lives for finding in findings)
-    print(
-        f"{len(recorded)} boundaries recorded; {len(killed)} kills, {lives} starts, "
-        f"{len(findings)} runs, {time.monotonic() - started:.0f} s; {len(wrong)} wrong"
-    )
+    elif options.every:
+        tally.take(campaigns.every(short))
+    else:
+        world = World(scratch / "world")
+        if options.random is not None:
+            tally.take(campaigns.at_random(world, options.random, options.seed))
+        if options.full:
+            tally.take(campaigns.chain(world, refused, ("full",)))
+        if options.suite:
+            tally.take(campaigns.chain(world, recorded))
+            report["killed"] = tally.stopped()
+            writes = [name for name in refused if " write " in name]
+            tally.take(campaigns.chain(world, writes, ("full",)))
+            report["refused"] = tally.stopped()[len(report["killed"]) :]
+            report["unseen"] = planted.unseen(short)
+            report["second start"] = together.second_start(short)
+            report["orphan"] = together.orphan(short)
+    print(f"{len(recorded)} boundaries; {tally}")
+    report["findings"] = [asdict(finding) for finding in tally.findings]
+    report["wrong"] = [text for finding in tally.findings for text in finding.wrong]
     return report
 
 
-def _findings(
-    options: argparse.Namespace, scratch: Path, recorded: dict[str, int]
-) -> Iterator[Finding]:
-    changes = {"privacy": _SHORT} if options.every else {}
-    world = World(scratch / "world", **changes)
-    if options.chain:
-        going = campaigns.chain(world, set(recorded))
-    elif options.full:
-        refused = filter(changes_files, recorded)
-        going = campaigns.chain(world, refused, ("full",))
-    elif options.every:
-        going = campaigns.every(world)
-    else:
-        going = campaigns.at_random(world, options.random, options.seed)
-    for finding in going:
-        for text in finding.wrong:
-            print(f"WRONG after {finding.killed}: {text}", flush=True)
-        if not finding.wrong:
-            for left in (scratch / "world").glob("*-[0-9]*"):
-                shutil.rmtree(left, ignore_errors=True)
-        yield finding
+class _Tally:
+    """Counts what was found, and clears away what held.
+
+    Args:
+        scratch: where the runs lie.
+    """
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+        self._started = time.monotonic()
+        self.findings: list[Finding] = []
+
+    def take(self, going: Iterable[Finding]) -> None:
+        """Look at each finding as it comes."""
+        for finding in going:
+            self.findings.append(finding)
+            for text in finding.wrong[:_SHOWN]:
+                print(f"WRONG after {finding.killed}: {text}", flush=True)
+            if not finding.wrong:
+                for run in self._scratch.glob(f"*/{finding.run}"):
+                    shutil.rmtree(run)
+
+    def stopped(self) -> list[str]:
+        """The boundaries at which something happened."""
+        return [name for finding in self.findings for name in finding.killed]
+
+    def __str__(self) -> str:
+        lives = sum(finding.lives for finding in self.findings)
+        wrong = sum(len(finding.wrong) for finding in self.findings)
+        return (
+            f"{len(self.stopped())} stops, {lives} starts, {len(self.findings)} runs, "
+            f"{time.monotonic() - self._started:.0f} s; {wrong} wrong"
+        )
 
 
 if __name__ == "__main__":

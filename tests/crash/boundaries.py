@@ -141,6 +141,8 @@ class Boundaries:
             path = path_of(descriptor)
             if self._name(path) is None:
                 real["fsync"](descriptor)
+                # The folder in which a run's folder was made is no part of the run.
+                self._journal.note("named", path)
                 return
             # What a killed process wrote stays in the system's memory, so that to wait
             # for the disk would change nothing but the time that a test takes.

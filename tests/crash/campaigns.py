@@ -15,8 +15,9 @@ from pathlib import Path
 
 from privacy.plan import SERVER
 from tests.crash.checks import broken_at_the_end, broken_now
+from tests.crash.lives import Judge, go_on
 from tests.crash.power import NAMES_KEPT, NAMES_LOST
-from tests.crash.world import CHOSEN, CLIENTS, Judge, Run, World, go_on
+from tests.crash.world import CHOSEN, CLIENTS, Run, World
 
 LISTED = Path(__file__).parent / "boundaries.txt"
 # What the chosen client may never come to: the worker that is first makes the secret of
@@ -33,12 +34,14 @@ class Finding:
     """One run that was killed and started again.
 
     Attributes:
+        run: the name of its folder.
         killed: the boundaries at which it was killed, life by life.
         lives: how often it was started.
         seconds: all lives together.
         wrong: what did not hold.
     """
 
+    run: str
     killed: tuple[str, ...]
     lives: int
     seconds: float
@@ -59,7 +62,7 @@ def record(world: World) -> dict[str, int]:
     lives = [world.run("recorded").live()]
     for scope in ("process", "machine"):
         run = world.run(f"recorded-{scope}")
-        lives.append(run.live(_at("client tear line commit", 1, scope)))
+        lives.append(run.live(at("client tear line commit", 1, scope)))
         lives.append(run.live())
     passed = [Counter(life.names) for life in lives]
     # The chosen client's passes are not told from those of the others, so that this is
@@ -116,7 +119,7 @@ def _chained(run: Run, left: set[str], scopes: Sequence[str]) -> Finding:
             wrong += broken_at_the_end(run, life)
             break
         wrong += [f"{life.ended} {scope}: {what}" for what in broken_now(run, life)]
-    return Finding(tuple(killed), run.lives, seconds, tuple(wrong))
+    return Finding(run.folder.name, tuple(killed), run.lives, seconds, tuple(wrong))
 
 
 def every(world: World) -> Iterator[Finding]:
@@ -131,12 +134,14 @@ def every(world: World) -> Iterator[Finding]:
 
 def _once(run: Run, name: str, count: int, scope: str) -> Finding:
     """Kill a new run at one pass of one boundary, and have it go on to its end."""
-    lives = [run.live(_at(name, count, scope))]
+    lives = [run.live(at(name, count, scope))]
     wrong = broken_now(run, lives[0])
     lives.append(run.live())
     wrong += broken_at_the_end(run, lives[-1])
     killed = tuple(lives[0].ended)
-    return Finding(killed, 2, sum(life.seconds for life in lives), tuple(wrong))
+    return Finding(
+        run.folder.name, killed, 2, sum(life.seconds for life in lives), tuple(wrong)
+    )
 
 
 def at_random(world: World, kills: int, seed: int) -> Iterator[Finding]:
@@ -155,7 +160,7 @@ def at_random(world: World, kills: int, seed: int) -> Iterator[Finding]:
             wait = chance.uniform(0, longest)
             life = run.live(then=_after(wait, scope, run) if done < kills else None)
             seconds += life.seconds
-            if life.status == 0:
+            if (run.output / "summary.json").exists():
                 break
             done += 1
             if scope in {NAMES_LOST, NAMES_KEPT}:
@@ -163,7 +168,7 @@ def at_random(world: World, kills: int, seed: int) -> Iterator[Finding]:
             killed.append(f"{scope} after {wait:.3f} s")
             wrong += [f"{killed[-1]}: {what}" for what in broken_now(run, life)]
         wrong += broken_at_the_end(run, life)
-        yield Finding(tuple(killed), run.lives, seconds, tuple(wrong))
+        yield Finding(run.folder.name, tuple(killed), run.lives, seconds, tuple(wrong))
 
 
 def _at_any(left: set[str], scope: str) -> Judge:
@@ -173,7 +178,9 @@ def _at_any(left: set[str], scope: str) -> Judge:
     return judge
 
 
-def _at(name: str, count: int, scope: str) -> Judge:
+def at(name: str, count: int, scope: str) -> Judge:
+    """Have something happen at one pass of one boundary."""
+
     def judge(passed: str, times: int, party: str) -> str | None:
         here = passed == name and times == count and is_chosen(name, party)
         return scope if here else None

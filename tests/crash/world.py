@@ -9,19 +9,12 @@ of what it writes, sends or draws.
 from __future__ import annotations
 
 import ctypes
-import errno
 import json
 import os
-import select
-import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -35,9 +28,9 @@ from fgrpo_secure.runtime import local
 from fgrpo_secure.task import load_run_policy
 from privacy.contribution import registered_event
 from privacy.ledger import spend_of
-from privacy.plan import SERVER
 from tests.app.federation import edit_rows
-from tests.crash.boundaries import Boundaries, die, number_from
+from tests.crash.boundaries import Boundaries, number_from
+from tests.crash.lives import Files, Judge, Life, Living, Watch, fork_workers, go_on
 from tests.crash.power import NAMES_KEPT, NAMES_LOST, Journal, lose
 from tests.end_to_end.program import write_config
 
@@ -46,57 +39,8 @@ CLIENTS = ("count", "shift", "sort")
 CHOSEN = "shift"
 ROUNDS = 10
 _WORKERS = 2
-PATIENCE = 60.0
 _FIRST_SEQUENCE = 1000
 _PR_SET_CHILD_SUBREAPER = 36
-# How long a worker may go on with what it had begun when its server died.
-_ORPHANS_SECONDS = 15.0
-
-Judge = Callable[[str, int, str], str | None]
-"""(name of a boundary, how often this process came to it, party) -> what happens there.
-
-"machine" and "process" end all processes or this one, `NAMES_LOST` and `NAMES_KEPT`
-take the power away; "full" has the disk refuse this and all that this process changes
-afterwards.
-"""
-
-
-def go_on(name: str, count: int, party: str) -> None:
-    """Let everything pass."""
-
-
-@dataclass(frozen=True)
-class Life:
-    """From one start of the program to the end of all its processes.
-
-    Attributes:
-        status: as `os.waitpid` gives it, made an exit status; negative for a signal.
-        stderr: what it printed for people.
-        seconds: how long it took.
-        passed: names of boundaries in the order of being come to, all processes.
-        left: processes that had to be ended because they did not end by themselves.
-    """
-
-    status: int
-    stderr: str
-    seconds: float
-    passed: tuple[str, ...]
-    left: int
-
-    @property
-    def names(self) -> list[str]:
-        """The boundaries, without what happened there."""
-        return [name.partition(" # ")[0] for name in self.passed]
-
-    @property
-    def scopes(self) -> set[str]:
-        """What happened at the boundaries where something did."""
-        return {name.partition(" # ")[2] for name in self.passed} - {""}
-
-    @property
-    def ended(self) -> list[str]:
-        """The boundaries at which something was made to happen."""
-        return [name.partition(" # ")[0] for name in self.passed if " # " in name]
 
 
 class World:
@@ -129,11 +73,11 @@ class World:
                 edit_rows(path, lambda rows, kept=kept: rows[:kept])
         torch.set_num_threads(1)
         config, _ = load_config(str(self.config))
-        self._policy = load_run_policy(config)
+        policy = load_run_policy(config)
         # How precise the public scores are takes nothing from the order of things.
         fgrpo_secure.evaluate.MIN_COMPLETIONS = 1
-        fgrpo_secure.job.load_run_policy = lambda _: self._policy
-        fgrpo_secure.site.load_run_policy = lambda _: self._policy
+        fgrpo_secure.job.load_run_policy = lambda _: policy
+        fgrpo_secure.site.load_run_policy = lambda _: policy
         self.plan, _ = fgrpo_secure.job.make_plan(config)
         for charged in range(1, self.plan.rounds + 1):
             # Every life would compute these again.
@@ -154,6 +98,7 @@ class Run:
     Attributes:
         output: what `fgrpo run` writes.
         store: of its clients, shared as far as the program knows.
+        lives: how often it was started.
     """
 
     def __init__(self, world: World, folder: Path) -> None:
@@ -166,49 +111,54 @@ class Run:
         self.witness.touch()
         self.lives = 0
 
+    def start(
+        self, judge: Judge = go_on, planted: Callable[[], None] | None = None
+    ) -> Living:
+        """Start the program.
+
+        Args:
+            judge: what happens at each boundary.
+            planted: called in the program's process before it begins, to make a fault.
+        """
+        self.lives += 1
+        files = Files(self.folder, self.lives)
+        process = os.fork()
+        if process == 0:
+            self._be_server(judge, files, planted)
+        return Living(process, files)
+
     def live(
-        self, judge: Judge = go_on, *, then: Callable[[int], None] | None = None
+        self,
+        judge: Judge = go_on,
+        *,
+        planted: Callable[[], None] | None = None,
+        then: Callable[[int], None] | None = None,
     ) -> Life:
         """Start the program and wait until all its processes have ended.
 
         Args:
             judge: what happens at each boundary.
+            planted: as for `start`.
             then: called with the process once it was started; it may end it.
         """
-        self.lives += 1
-        self._passed.touch()
-        self._journal.touch()
-        started = time.monotonic()
-        process = os.fork()
-        if process == 0:
-            self._be_server(judge)
+        living = self.start(judge, planted)
         try:
             if then is not None:
-                then(process)
-            status = _end_of(process)
-            left = _end_of_group(process)
+                then(living.process)
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process, signal.SIGKILL)
-        life = Life(
-            status=status,
-            stderr=self._stderr.read_text("utf-8"),
-            seconds=time.monotonic() - started,
-            passed=tuple(self._passed.read_text("utf-8").splitlines()),
-            left=left,
-        )
+            life = living.end()
         for scope in life.scopes & {NAMES_LOST, NAMES_KEPT}:
             self.lose(names=scope == NAMES_LOST)
         return life
 
     def lose(self, *, names: bool) -> None:
         """Take from the disk what the last life did not have it promise."""
-        lose(self._journal, names=names)
+        lose(Files(self.folder, self.lives).journal, names=names)
 
     def seen(self) -> list[dict]:
         """What the witness noted, of all lives."""
-        lines = self.witness.read_text("ascii").splitlines()
-        return [json.loads(line) for line in lines]
+        whole, _, _ = self.witness.read_text("ascii").rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
 
     def workers(self) -> dict[str, int]:
         """The process that holds each client, as far as this life has come."""
@@ -219,33 +169,24 @@ class Run:
             if event["life"] == self.lives
         }
 
-    @property
-    def _stderr(self) -> Path:
-        return self.folder / f"stderr-{self.lives}"
-
-    @property
-    def _journal(self) -> Path:
-        return self.folder / f"journal-{self.lives}"
-
-    @property
-    def _passed(self) -> Path:
-        return self.folder / f"passed-{self.lives}"
-
-    def _be_server(self, judge: Judge) -> None:
+    def _be_server(
+        self, judge: Judge, files: Files, planted: Callable[[], None] | None
+    ) -> None:
         """In the fork: be the program, and never return."""
         status = 99
         try:
             os.setsid()
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-            for descriptor in (1, 2):
-                os.dup2(os.open(self._stderr, flags, 0o600), descriptor)
-            watch = _Watch(judge, self._passed, self.witness, self.lives)
             flags = os.O_WRONLY | os.O_APPEND
-            journal = Journal(partial(os.write, os.open(self._journal, flags)))
+            for descriptor in (1, 2):
+                os.dup2(os.open(files.stderr, flags), descriptor)
+            watch = Watch(judge, files, self.witness)
+            journal = Journal(partial(os.write, os.open(files.journal, flags)))
             folders = {"run": self.output, "store": self.store}
             Boundaries(folders, CLIENTS, watch.passed, watch.noted, journal).install()
             number_from(local.LocalExchange, _FIRST_SEQUENCE)
-            _fork_workers(watch)
+            fork_workers(watch)
+            if planted is not None:
+                planted()
             arguments = ["run", self.world.config, "--output", self.output]
             state = f'machine.state="{self.store}"'
             status = main([*map(str, arguments), "--set", state])
@@ -255,114 +196,3 @@ class Run:
         finally:
             sys.stderr.flush()
             os._exit(status)
-
-
-def changes_files(name: str) -> bool:
-    """Whether a disk can refuse what happens at this boundary."""
-    return name.split()[1] in {"write", "tear", "sync", "rename", "make", "cut"}
-
-
-class _Watch:
-    """What a process of a life tells, and what happens to it.
-
-    Attributes:
-        party: the server, or the client of a worker.
-    """
-
-    def __init__(self, judge: Judge, told: Path, witness: Path, life: int) -> None:
-        flags = os.O_WRONLY | os.O_APPEND
-        self._judge = judge
-        self._write = os.write
-        self._told = os.open(told, flags)
-        self._witness = os.open(witness, flags)
-        self._life = life
-        self._is_full = False
-        self._counts: dict[str, int] = {}
-        self.party = SERVER
-
-    def become(self, party: str) -> None:
-        """In a worker, which counts for itself."""
-        self.party = party
-        self._counts.clear()
-
-    def passed(self, name: str) -> Callable[[], None] | None:
-        named = f"{'server' if self.party == SERVER else 'client'} {name}"
-        self._counts[named] = self._counts.get(named, 0) + 1
-        verdict = self._judge(named, self._counts[named], self.party)
-        if verdict is None and self._is_full and changes_files(named):
-            return _full
-        mark = "" if verdict is None else f" # {verdict}"
-        self._write(self._told, f"{named}{mark}\n".encode())
-        if verdict is None:
-            return None
-        if verdict == "full":
-            self._is_full = True
-            return _full
-        return lambda: die(machine=verdict != "process")
-
-    def noted(self, values: dict[str, object]) -> None:
-        self._write(
-            self._witness, (json.dumps({**values, "life": self._life}) + "\n").encode()
-        )
-
-
-def _fork_workers(watch: _Watch) -> None:
-    """Have workers be forks of this process, with no end of a pipe but their own."""
-    real = get_context("fork")
-    ends: list = []
-
-    class Context:
-        @staticmethod
-        def Pipe():  # noqa: N802
-            pair = real.Pipe()
-            ends.extend(pair)
-            return pair
-
-        @staticmethod
-        def Process(target, args, daemon):  # noqa: N802
-            return real.Process(target=work, args=(target, args), daemon=daemon)
-
-    def work(target, args):
-        pipe, order = args
-        for end in ends:
-            if end is not pipe and not end.closed:
-                end.close()
-        watch.become(order.names[0])
-        for name in order.names:
-            watch.noted({"what": "worker", "client": name, "process": os.getpid()})
-        target(*args)
-
-    local.get_context = lambda _: Context
-
-
-def _full() -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _end_of(process: int) -> int:
-    """The exit status of a process, which is killed where it does not end."""
-    descriptor = os.pidfd_open(process)
-    try:
-        if not select.select([descriptor], [], [], PATIENCE)[0]:
-            os.killpg(process, signal.SIGKILL)
-        _, word = os.waitpid(process, 0)
-        return os.waitstatus_to_exitcode(word)
-    finally:
-        os.close(descriptor)
-
-
-def _end_of_group(group: int) -> int:
-    """Wait for the processes that a dead one left; how many did not end."""
-    end = time.monotonic() + _ORPHANS_SECONDS
-    left = 0
-    while True:
-        try:
-            found, _ = os.waitpid(-group, os.WNOHANG)
-        except ChildProcessError:
-            return left
-        if found:
-            left += time.monotonic() > end
-        elif time.monotonic() > end:
-            os.killpg(group, signal.SIGKILL)
-        else:
-            time.sleep(0.002)
