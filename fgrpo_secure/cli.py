@@ -50,6 +50,7 @@ Federated GRPO with differential privacy, secure aggregation and signed ledgers.
   fgrpo run             run it, all parties on this machine
   fgrpo policy check    what a site's own rules would refuse; also init and approve
   fgrpo ledger verify   check a run's ledgers without trusting who wrote them
+  fgrpo report          one page for who has to answer for a run, and a claim
   fgrpo audit canaries  attack the claimed epsilon; other audits beside it
 
 CONFIG is a TOML file, or `tiny`, the embedded default that needs no network.
@@ -114,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(adding)
     _add_policy(adding)
     _add_ledger(adding)
+    _add_report(adding)
     _add_eval(adding)
     _add_audit(adding)
     return parser
@@ -312,6 +314,23 @@ def _add_ledger(adding: Any) -> None:  # noqa: ANN401
     show = actions.add_parser("show", help="print ledgers in words")
     show.add_argument("paths", metavar="DIR_OR_FILE", nargs="+", type=Path)
     show.set_defaults(command=commands.show_ledgers)
+
+
+def _add_report(adding: Any) -> None:  # noqa: ANN401
+    parser = adding.add_parser(
+        "report",
+        help="write what a run promised and did into report.html and claim.json",
+        description="Verify a run's folder and write report.html and claim.json into "
+        "it. Exit status 0, or 1 where something does not verify: the page then says "
+        "what, and claims nothing.",
+    )
+    parser.add_argument("folder", metavar="DIR", type=Path, help="a run's folder")
+    parser.add_argument(
+        "--unfinished",
+        action="store_true",
+        help="accept a run that has not ended; lines cut off its end go unnoticed",
+    )
+    parser.set_defaults(command=commands.report)
 
 
 def _add_eval(adding: Any) -> None:  # noqa: ANN401

@@ -383,6 +383,24 @@ def show_ledgers(options: argparse.Namespace) -> int:
     return 0
 
 
+def report(options: argparse.Namespace) -> int:
+    """Write the report and the claim of a run."""
+    import audits
+    from fgrpo_secure.report import Refuted, write_report
+
+    released = Path(audits.__file__).parent / "results"
+    with _quiet_libraries():
+        found = write_report(options.folder, released, unfinished=options.unfinished)
+    if isinstance(found, Refuted):
+        for problem in found.problems:
+            print(problem)
+        what = f"{options.folder} does not verify: nothing is claimed about this run."
+        return fail(what, f"See {options.folder / 'report.html'}.", EXIT_WRONG)
+    print(options.folder / "report.html")
+    print(options.folder / "claim.json")
+    return 0
+
+
 def score(options: argparse.Namespace) -> int:
     """Score an adapter on the public evaluation sets."""
     from fgrpo_secure.config import load_config

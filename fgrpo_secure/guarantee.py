@@ -10,20 +10,12 @@ from decimal import Decimal
 from typing import Any
 
 from fgrpo_secure.config import PROMPT
-from privacy.contribution import registered_spend
+from privacy.attacker import NO_LIMIT, Tradeoff, tradeoff
+from privacy.contribution import registered_event
+from privacy.ledger import priced
 from privacy.plan import Plan
 
 _WIDTH = 78
-
-# One promise holds at every delta, each with an epsilon of its own, and a guess has to
-# respect them all. Beyond a half nothing is left to bound.
-_DELTAS = tuple(
-    Decimal(text)
-    for text in (
-        *("0.0001", "0.0003", "0.001", "0.003", "0.01", "0.02"),
-        *("0.03", "0.05", "0.1", "0.2", "0.35"),
-    )
-)
 
 # False alarms at which an attacker's success is stated: one in a hundred.
 FALSE_ALARMS = 0.01
@@ -52,32 +44,25 @@ def attack_bound(points: Iterable[tuple[float, float]]) -> Attack:
     Guarantee:
         No test between the data with and without one unit does better.
 
-    Source: Kairouz, Oh and Viswanath, ICML 2015, theorem 2.1: with misses m and false
-    alarms f, m + exp(epsilon) f >= 1 - delta and f + exp(epsilon) m >= 1 - delta.
     """
-    accuracy = found = 1.0
-    for epsilon, delta in points:
-        shrunk = math.exp(-epsilon)
-        accuracy = min(accuracy, 1 - (1 - delta) * shrunk / (1 + shrunk))
-        found = min(found, 1 - shrunk * (1 - delta - FALSE_ALARMS))
-        if epsilon < 100:
-            found = min(found, FALSE_ALARMS * math.exp(epsilon) + delta)
-    return Attack(accuracy, found)
+    limits = Tradeoff(tuple(points))
+    return Attack(limits.accuracy, limits.found(FALSE_ALARMS))
 
 
 def attack_on(plan: Plan) -> Attack:
-    """What a plan's noise leaves to an attacker, by the accountant at several deltas.
+    """What a plan's noise leaves to an attacker, by the accountant at many deltas.
 
     This is tighter than what the plan's one (epsilon, delta) says, and as proved.
     """
+    return attack_bound(limits_of(plan, plan.most_exposed).pairs)
+
+
+def limits_of(plan: Plan, name: str) -> Tradeoff:
+    """What the registered rounds leave to an attacker on one client's units."""
     if not plan.promises_privacy:
-        return attack_bound(())
-    points = []
-    for delta in (Decimal(plan.delta), *_DELTAS):
-        epsilon = registered_spend(plan, plan.most_exposed, delta).epsilon_pld
-        if epsilon.is_finite():
-            points.append((float(epsilon), float(delta)))
-    return attack_bound(points)
+        return NO_LIMIT
+    event = priced(registered_event(plan, name))
+    return tradeoff({event: plan.registered_charges}, Decimal(plan.delta))
 
 
 def explain(plan: Plan, facts: Mapping[str, Any]) -> str:
@@ -95,10 +80,10 @@ def explain(plan: Plan, facts: Mapping[str, Any]) -> str:
         return "\n\n".join([_NO_PROMISE, _terms(plan, facts), *budget, _NO_PROMISE])
     return "\n\n".join(
         [
-            _section("Protected", [_protected(plan)]),
-            _section("From whom", [_from_whom(plan)]),
+            _section("Protected", [protected(plan)]),
+            _section("From whom", [from_whom(plan)]),
             _section("How far", [_how_far(plan, facts)], _guesses(plan, facts)),
-            _section("Not protected", _not_protected(plan)),
+            _section("Not protected", not_protected(plan)),
             "The plan\n" + _terms(plan, facts),
             *_budget(facts),
         ]
@@ -125,7 +110,8 @@ _NO_PROMISE = "\n".join(
 )
 
 
-def _protected(plan: Plan) -> str:
+def protected(plan: Plan) -> str:
+    """What the promise is about."""
     if plan.unit == PROMPT:
         return (
             "Each distinct prompt at a client, with every completion, reward and "
@@ -143,7 +129,8 @@ def _protected(plan: Plan) -> str:
     )
 
 
-def _from_whom(plan: Plan) -> str:
+def from_whom(plan: Plan) -> str:
+    """Against whom it holds."""
     if plan.is_local:
         return (
             "Everybody outside the client's own site, at once: the coordinator, all "
@@ -188,10 +175,10 @@ def _how_far(plan: Plan, facts: Mapping[str, Any]) -> str:
         )
     return (
         f"Up to epsilon {facts['epsilon_target']:g} and delta {facts['delta']:g}, for "
-        f"all {plan.rounds} rounds together: seeing everything moves the odds that a "
-        f"unit was there by a factor of at most e^{facts['epsilon_target']:g}, which "
-        f"is {_factor(epsilon)}, except with probability delta. This epsilon "
-        f"{strength}. "
+        f"all {plan.rounds} rounds together: with or without a unit, the "
+        "probability of anything that an onlooker may see or conclude differs by a "
+        f"factor of at most e^{facts['epsilon_target']:g}, which is "
+        f"{_factor(epsilon)}, and by delta on top. This epsilon {strength}. "
         "For somebody who knows all the data but one unit and guesses whether that "
         "one was there:"
     )
@@ -222,7 +209,8 @@ def _guesses(plan: Plan, facts: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _not_protected(plan: Plan) -> list[str]:
+def not_protected(plan: Plan) -> list[str]:
+    """What it does not cover, as items of a list that end in semicolons."""
     several = (
         "somebody behind several prompts: two of them are covered by twice epsilon "
         "and more than twice delta only, and so on. Name the column that says whose a "

@@ -26,6 +26,7 @@ from fgrpo_secure.folders import RunFolder, held
 from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.policy import Policy
 from fgrpo_secure.registration import register
+from fgrpo_secure.rounds import Meter, write_note
 from fgrpo_secure.runtime.local import LocalExchange
 from fgrpo_secure.secrets import (
     identity_key,
@@ -272,7 +273,15 @@ class _Job:
         began = time.monotonic()
         for number in range(done + 1, plan.rounds + 1):
             self._require_clients()
-            outcome = server.run_round(self._exchange, number)
+            meter = Meter(self._exchange)
+            outcome = server.run_round(meter, number)
+            noted = meter.noted(
+                number,
+                published=outcome.published,
+                survivors=outcome.survivors,
+                weights=outcome.weights,
+            )
+            write_note(self._folder.root / SERVER, noted)
             each = (time.monotonic() - began) / (number - done)
             report = RoundReport(
                 number=number,

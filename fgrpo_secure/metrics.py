@@ -14,8 +14,8 @@ from pathlib import Path
 from fgrpo_secure.secrets import PRIVATE_FILE_MODE
 
 
-def note(path: Path, values: Mapping[str, float | int | str]) -> None:
-    """Append one line of local-only numbers."""
+def note(path: Path, values: Mapping[str, object]) -> None:
+    """Append one line of local-only numbers to a file that only its owner may read."""
     line = json.dumps(dict(values)) + "\n"
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
     descriptor = os.open(path, flags, PRIVATE_FILE_MODE)

@@ -73,10 +73,14 @@ class RoundOutcome:
     Attributes:
         published: whether the adapter moved.
         words: the same for people; nothing in them is private.
+        survivors: clients in the sum, 0 without one.
+        weights: the summed weight coordinate, in units of 2**-16; 0 without a sum.
     """
 
     published: bool
     words: str
+    survivors: int = 0
+    weights: int = 0
 
 
 @dataclass(slots=True)
@@ -264,7 +268,12 @@ class Server:
             self._abandon(exchange, seen, Reason.STOPPED)
             raise
         words = f"{len(unmasked.survivors)} of {len(self._names)} clients in the sum"
-        return RoundOutcome(published=True, words=words)
+        return RoundOutcome(
+            published=True,
+            words=words,
+            survivors=len(unmasked.survivors),
+            weights=int(unmasked.residues[-1]),
+        )
 
     def last_words(self) -> Mapping[str, bytes]:
         """What each client is shown of the whole log before it closes its own."""

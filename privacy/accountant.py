@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache, reduce
-from typing import Final
+from typing import Final, TypeAlias
 
+import numpy as np
 from dp_accounting.pld import (  # type: ignore[import-untyped]
     privacy_loss_distribution as pld,
 )
@@ -58,6 +59,12 @@ MOST_DRAWS: Final = 10**6
 # rounds: 1.4e-17 a round where the exact answer is known. It is charged 70 times over.
 _DELTA_SLACK_PER_ROUND: Final = 1e-15
 _DELTA_SLACK: Final = 1e-14
+
+# At small epsilons a delta is a sum over the whole grid, of a million floats at most,
+# which errs by as much of itself; 1e-13 was seen.
+_SUM_SLACK: Final = 1e-11
+
+_Groups: TypeAlias = tuple[tuple[Event, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +153,41 @@ def price_events(
     return Price(claim, epsilon_from_curve(curve, checked_delta(delta)))
 
 
+def delta_profile(
+    events: Mapping[Event, int], epsilons: Sequence[float], delta: Real
+) -> FloatVector:
+    """Delta of the same events at many epsilons: all that they promise, not one pair.
+
+    Args:
+        events: each with how often it is charged; none lose nothing.
+        epsilons: at least 0.
+        delta: at which they are priced otherwise; it sets the grid.
+
+    Returns:
+        Shape (len(epsilons),), upper bounds on delta, slack included, at most 1.
+
+    Raises:
+        UnsupportedEventError: see `epsilon_pld`.
+    """
+    if not any(events.values()):
+        return np.zeros(len(epsilons))
+    # It raises where these events have no distribution that could be relied upon.
+    total = sum(events.values())
+    _checked_pld(dict(events), delta, total)
+    interval = _interval(summed_curve(events.items()), checked_delta(delta), total)
+    composed = _composed(_grouped(events), interval)
+    # One by one: the library's sum for many at once subtracts nearly equal numbers.
+    exact = [composed.get_delta_for_epsilon(at - TRANSFER_SLACK) for at in epsilons]
+    upper = (1.0 + _SUM_SLACK) * np.array(exact) + delta_slack(total)
+    profile: FloatVector = np.minimum(upper, 1.0)
+    return profile
+
+
+def delta_slack(draws: int) -> float:
+    """What is charged to delta for the arithmetic of composing so many draws."""
+    return _DELTA_SLACK + draws * _DELTA_SLACK_PER_ROUND
+
+
 def _checked_pld(counts: dict[Event, int], delta: Real, registered: int) -> float:
     checked = checked_delta(delta)
     if any(rounds < 0 for rounds in counts.values()):
@@ -169,8 +211,7 @@ def _checked_pld(counts: dict[Event, int], delta: Real, registered: int) -> floa
         raise UnsupportedEventError(msg)
     charged = sum(counts.values())
     interval = _interval(curve * max(1.0, registered / charged), checked, registered)
-    groups = tuple(sorted(counts.items(), key=_group_key))
-    epsilon = _composed_epsilon(groups, checked, interval)
+    epsilon = _composed_epsilon(_grouped(counts), checked, interval)
     # Either is an upper bound; the slack is what the grids may add to the first.
     if not epsilon <= reference * 1.001 + 1e-3:
         msg = (
@@ -187,28 +228,36 @@ def _interval(curve: FloatVector, delta: float, rounds: int) -> float:
     return max(interval, _RELATIVE_GRID * epsilon_from_curve(curve, delta))
 
 
+def _grouped(counts: Mapping[Event, int]) -> _Groups:
+    return tuple(sorted(counts.items(), key=_group_key))
+
+
 def _group_key(group: tuple[Event, int]) -> tuple[Fraction, float, int]:
     event, rounds = group
     return event.sampling_rate, event.effective_multiplier, rounds
 
 
 @lru_cache(maxsize=4096)
-def _composed_epsilon(
-    groups: tuple[tuple[Event, int], ...], delta: float, interval: float
-) -> float:
-    """Compose cached single-draw distributions; infinity where delta is too small."""
-    total = sum(rounds for _, rounds in groups)
-    slack = _DELTA_SLACK + total * _DELTA_SLACK_PER_ROUND
+def _composed_epsilon(groups: _Groups, delta: float, interval: float) -> float:
+    """Epsilon of the composition; infinity where delta is too small to resolve."""
+    slack = delta_slack(sum(rounds for _, rounds in groups))
     if slack > delta / 2:
         return math.inf
+    composed = _composed(groups, interval)
+    return float(composed.get_epsilon_for_delta(delta - slack)) + TRANSFER_SLACK
+
+
+# Two, since one is asked for its epsilon and for its profile in a row.
+@lru_cache(maxsize=2)
+def _composed(groups: _Groups, interval: float) -> pld.PrivacyLossDistribution:
+    """Compose cached single-draw distributions."""
     parts = (
         _single_pld(
             float(event.sampling_rate), event.effective_multiplier, interval
         ).self_compose(rounds)
         for event, rounds in groups
     )
-    composed = reduce(lambda left, right: left.compose(right), parts)
-    return float(composed.get_epsilon_for_delta(delta - slack)) + TRANSFER_SLACK
+    return reduce(lambda left, right: left.compose(right), parts)
 
 
 @lru_cache(maxsize=16)

@@ -12,6 +12,7 @@ from privacy.ledger.charges import (
     charge_count,
     charged,
     filter_epsilon,
+    priced,
 )
 from privacy.ledger.checkpoint import Checkpoint, Note, log_origin, parse_note
 from privacy.ledger.codes import Claim, Reason, Role, Status, reason_of
@@ -121,6 +122,7 @@ __all__ = [
     "parse_note",
     "plan_digest",
     "price_charges",
+    "priced",
     "read_history",
     "read_key_file",
     "reason_of",

@@ -1,0 +1,210 @@
+"""The parts of the page that list: terms, evidence, what is not covered, rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fgrpo_secure.config import PROMPT
+from fgrpo_secure.guarantee import not_protected
+from fgrpo_secure.report.claim import assumptions
+from fgrpo_secure.report.facts import RoundFacts, RunFacts
+from fgrpo_secure.report.markup import Content, Html, element, joined, table, terms
+from fgrpo_secure.report.words import counted, epsilon_text
+from privacy.plan import WEIGHT_ONE
+from privacy.wire import rational
+
+# Where a cell has nothing to say.
+_NOTHING = "\N{EN DASH}"
+
+
+def not_covered(facts: RunFacts) -> Html:
+    """What the promise leaves out, and what it rests on."""
+    items = [text.removeprefix("- ").rstrip(";.") for text in not_protected(facts.plan)]
+    return element(
+        "section",
+        element("h2", "What is not protected, and what the promise rests on"),
+        element("p", "Not protected:"),
+        element("ul", *(element("li", _with_code(text)) for text in items)),
+        element("p", "Taken for granted, and not to be seen in any ledger:"),
+        element("ul", *(element("li", text) for text in assumptions(facts.plan))),
+        element(
+            "p",
+            "Released besides: the scores above, where there are any; how long the "
+            "whole run took, and the share of each phase. Time depends on the data "
+            "and has no noise.",
+        ),
+    )
+
+
+def mechanism(facts: RunFacts) -> Html:
+    """The terms, for an expert."""
+    plan = facts.plan
+    each = "each release" if plan.is_local else "each sum"
+    rates = sorted({client.sampling_rate for client in plan.clients})
+    rows: list[tuple[str, Content]] = [
+        ("unit", _unit(facts)),
+        ("neighbours", "one unit more or less at one client"),
+        (
+            "trust",
+            f"{plan.trust}; {counted(len(plan.clients), 'client')}, at least "
+            f"{plan.min_survivors} in every sum, up to {plan.colluders} may collude; "
+            f"threshold {plan.threshold}; "
+            f"{counted(plan.honest_shares, 'honest share')} of noise counted on",
+        ),
+        (
+            "draw",
+            f"Poisson, rate {', '.join(map(rational, rates))}; never cut; "
+            f"{counted(plan.local_steps, 'draw')} a round, "
+            f"{counted(plan.inner_steps, 'release')} each",
+        ),
+        (
+            "sensitivity",
+            f"clip norm {rational(plan.clip_norm)}, {plan.norm_bound:,} grid steps, "
+            f"checked on the integers; {plan.dimension:,} numbers modulo "
+            f"2^{plan.modulus_bits}",
+        ),
+        ("noise", _noise(facts, each)),
+        ("statistic", _statistic(facts)),
+        ("weights", f"rule {plan.weighting.rule}; never above 1"),
+        ("rounds", f"{plan.rounds:,} registered; each is charged when it begins"),
+        (
+            "accountants",
+            "privacy loss distribution (dp-accounting, add or remove), the claim; "
+            "Renyi divergence at integer orders 2 to 256, the second opinion",
+        ),
+    ]
+    return element("section", element("h2", "The mechanism"), terms(rows))
+
+
+def evidence(facts: RunFacts) -> Html:
+    """What was checked, and what to compare."""
+    records = facts.server_records + sum(client.records for client in facts.clients)
+    keys: list[tuple[Content, ...]] = [
+        ("server", _code(facts.server_fingerprint), _code(facts.server_head)),
+        *(
+            (client.name, _code(client.fingerprint), _code(client.head))
+            for client in facts.clients
+        ),
+    ]
+    return element(
+        "section",
+        element("h2", "How this was checked"),
+        element(
+            "p",
+            element("span", "The ledgers verify. ", class_="ok"),
+            f"{counted(len(keys), 'ledger')} of {counted(records, 'record')}: every "
+            "line is signed by its party and follows the one before; every epsilon "
+            "was computed again; no charge is above what was agreed on; and the "
+            "clients' ledgers and the server's tell the same story of every round.",
+        ),
+        element(
+            "p",
+            "A folder that was forged as a whole, keys included, verifies too. "
+            "Compare these fingerprints with the parties over another channel.",
+        ),
+        table("Keys and ends of ledgers", ("party", "key", "last line"), keys),
+        terms(
+            [
+                ("plan", _code(facts.plan.digest)),
+                ("run", _code(facts.handle)),
+                ("recipe", _code(facts.plan.recipe)),
+                ("software, as recorded", ", ".join(facts.software)),
+                ("code commit", "not recorded"),
+            ]
+        ),
+    )
+
+
+def round_rows(
+    facts: RunFacts,
+) -> tuple[Sequence[str], list[tuple[Content, ...]], Sequence[int]]:
+    """Heads, rows and columns of figures of the table of rounds."""
+    noted = any(one.note is not None for one in facts.rounds)
+    heads = ["round", "result", "in the sum", "charged", "epsilon after"]
+    if noted:
+        heads += ["sum of weights", "bytes down", "bytes up"]
+    heads.append("not in the sum")
+    rows: list[tuple[Content, ...]] = []
+    for one in facts.rounds:
+        place = f"{one.number}" if one.attempt == 1 else f"{one.number}.{one.attempt}"
+        row: list[Content] = [
+            place,
+            _result(one),
+            f"{len(one.survivors)} of {len(facts.plan.clients)}",
+            f"{one.charged}",
+            epsilon_text(one.epsilon),
+        ]
+        if noted:
+            row += _noted(one)
+        row.append(", ".join(_absent(facts, one)) or _NOTHING)
+        rows.append(tuple(row))
+    last = len(heads) - 1
+    return heads, rows, [0, *range(2, last)]
+
+
+def _noted(one: RoundFacts) -> list[Content]:
+    if one.note is None:
+        return [_NOTHING, _NOTHING, _NOTHING]
+    weights = f"{one.note.weights / WEIGHT_ONE:.3f}" if one.note.weights else _NOTHING
+    down, up = (sum(table.values()) for table in (one.note.down, one.note.up))
+    return [weights, f"{down:,.0f}", f"{up:,.0f}"]
+
+
+def _absent(facts: RunFacts, one: RoundFacts) -> list[str]:
+    """Clients of the plan that are not in the sum, where there is one."""
+    if one.status != "published":
+        return list(one.dropouts)
+    return [c.name for c in facts.clients if c.name not in one.survivors]
+
+
+def _result(one: RoundFacts) -> Content:
+    if one.status == "published":
+        return "published"
+    reason = f": {one.reason.replace('_', ' ')}" if one.reason else ""
+    return element("span", f"{one.status}{reason}", class_="no")
+
+
+def _unit(facts: RunFacts) -> str:
+    plan = facts.plan
+    if plan.unit == PROMPT:
+        return "prompt: a distinct prompt with all its completions"
+    return (
+        f"{plan.unit}: all rows with one value of it, of which at most "
+        f"{counted(plan.max_prompts_per_unit, 'prompt')} count"
+    )
+
+
+def _noise(facts: RunFacts, each: str) -> str:
+    plan = facts.plan
+    if not plan.promises_privacy:
+        return "none"
+    return (
+        f"discrete Gaussian of variance {plan.noise_variance:,} grid steps squared in "
+        f"{each}, multiplier {plan.noise_multiplier:.4f}; variance "
+        f"{plan.noise_share_variance:,} from each client"
+    )
+
+
+def _statistic(facts: RunFacts) -> str:
+    plan = facts.plan
+    if not plan.weighting.needs_statistic:
+        return "none"
+    if not plan.promises_privacy:
+        return "mean reward of each draw, without noise"
+    multiplier = plan.statistic_variance**0.5 / plan.statistic_norm_bound
+    return (
+        f"mean reward of each draw, multiplier {multiplier:.4g}, seen by its own "
+        "client alone and paid for in the same event"
+    )
+
+
+def _with_code(text: str) -> Html:
+    """A text in which names stand in backticks."""
+    parts = text.split("`")
+    return joined(
+        element("code", part) if place % 2 else part for place, part in enumerate(parts)
+    )
+
+
+def _code(text: str) -> Html:
+    return element("span", text, class_="code")

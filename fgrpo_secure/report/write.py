@@ -1,0 +1,52 @@
+"""From a run's folder to the two files beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fgrpo_secure.errors import StateError
+from fgrpo_secure.report.claim import claim_json
+from fgrpo_secure.report.facts import Refuted, RunFacts, gather, is_run
+from fgrpo_secure.report.page import report_page
+from fgrpo_secure.secrets import write_atomically
+
+PAGE = "report.html"
+CLAIM = "claim.json"
+
+# Where a run's folder has results of audits of its own.
+_AUDITS = "audits"
+
+
+def write_report(
+    folder: Path, released: Path | None, *, unfinished: bool
+) -> RunFacts | Refuted:
+    """Write `report.html` and `claim.json` into a run's folder.
+
+    Args:
+        folder: that `fgrpo run` wrote.
+        released: results of audits that came with the program.
+        unfinished: accept a run that has not ended.
+
+    Returns:
+        What was written of: facts, or what is wrong.
+
+    Raises:
+        StateError: there is no run.
+
+    Guarantee:
+        An earlier report never stays beside a folder that no longer verifies, and
+        equal folders give equal files.
+    """
+    if not folder.is_dir() or not is_run(folder):
+        raise StateError(
+            f"{folder} holds no run.",
+            "Give the folder that `fgrpo run` wrote with --output.",
+        )
+    audits: Sequence[tuple[str, Path]] = [(_AUDITS, folder / _AUDITS)]
+    if released is not None:
+        audits = [*audits, ("release", released)]
+    found = gather(folder, audits, unfinished=unfinished)
+    write_atomically(folder / PAGE, report_page(found, folder.resolve().name))
+    write_atomically(folder / CLAIM, claim_json(found))
+    return found

@@ -1,0 +1,110 @@
+"""What is left to an attacker who wants to know whether one unit was there.
+
+An attacker is a test between the data with and without the unit. It has two errors:
+false alarms, the absent units that it takes for present, and misses. A mechanism is
+(epsilon, delta)-private at many pairs at once, its privacy profile, and every one of
+them limits every test. Together they limit it exactly as far as the privacy loss
+distribution does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from privacy.accountant import delta_profile
+from privacy.errors import UnsupportedEventError
+from privacy.events import Event, Real
+from privacy.renyi import epsilon_from_curve, summed_curve
+
+# A test is limited by the pair at its own likelihood ratio. No false alarm rate from
+# 1e-5 on needs a larger one than the last, and between two neighbours little is lost.
+_EPSILONS: Final = np.linspace(0.0, 12.0, 481)
+
+# Where there is no distribution, Renyi divergence has an epsilon at each of these.
+_DELTAS: Final = np.geomspace(1e-9, 0.5, 60)
+
+# Euler's number to a higher power than this is no float.
+_GREATEST_EXPONENT: Final = 700.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tradeoff:
+    """Pairs of epsilon and delta that all hold of one mechanism.
+
+    Attributes:
+        pairs: epsilon, at least 0, and delta; none leave an attacker everything.
+    """
+
+    pairs: tuple[tuple[float, float], ...]
+
+    def found(self, false_alarms: float) -> float:
+        """Most of the present units that a test finds.
+
+        Args:
+            false_alarms: share of the absent units that it takes for present.
+
+        Guarantee:
+            No test does better, whichever of the two data sets is called present.
+
+        Source: Kairouz, Oh and Viswanath, ICML 2015, theorem 2.1: with misses m and
+        false alarms f, m + exp(epsilon) f >= 1 - delta and f + exp(epsilon) m >=
+        1 - delta. That all pairs together are exact: Dong, Roth and Su, 2022,
+        proposition 2.12.
+        """
+        most = 1.0
+        for epsilon, delta in self.pairs:
+            most = min(most, 1.0 - math.exp(-epsilon) * (1.0 - delta - false_alarms))
+            if epsilon < _GREATEST_EXPONENT:
+                most = min(most, false_alarms * math.exp(epsilon) + delta)
+        return max(most, false_alarms)
+
+    @property
+    def accuracy(self) -> float:
+        """Most right guesses where present and absent are equally likely, 0.5 to 1.
+
+        Such a guess is right with probability (1 + found - false alarms) / 2, at most
+        at the false alarms for which both inequalities meet.
+        """
+        most = 1.0
+        for epsilon, delta in self.pairs:
+            shrunk = math.exp(-epsilon)
+            most = min(most, 1.0 - (1.0 - delta) * shrunk / (1.0 + shrunk))
+        return most
+
+
+# No noise, and so nothing that would limit anybody.
+NO_LIMIT: Final = Tradeoff(())
+
+
+def tradeoff(events: Mapping[Event, int], delta: Real) -> Tradeoff:
+    """What charged events leave to an attacker, by the accountant.
+
+    Args:
+        events: each with how often it is charged, all registered before the run.
+        delta: at which they are priced otherwise.
+
+    Returns:
+        The pairs of the privacy loss distribution; where the accountant gives none,
+        those of Renyi divergence, which leave more.
+
+    Guarantee:
+        For one Gaussian release it is at most 1e-3 above the exact trade-off.
+    """
+    try:
+        profile = delta_profile(events, [float(at) for at in _EPSILONS], delta)
+    except UnsupportedEventError:
+        return _by_renyi(events)
+    return Tradeoff(
+        tuple((float(e), float(d)) for e, d in zip(_EPSILONS, profile, strict=True))
+    )
+
+
+def _by_renyi(events: Mapping[Event, int]) -> Tradeoff:
+    curve = summed_curve(events.items())
+    pairs = [(epsilon_from_curve(curve, float(d)), float(d)) for d in _DELTAS]
+    return Tradeoff(tuple(pair for pair in pairs if math.isfinite(pair[0])))

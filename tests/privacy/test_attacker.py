@@ -1,0 +1,153 @@
+"""What is left to an attacker: against closed forms, and against the stated pairs."""
+
+import math
+from fractions import Fraction
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+
+from privacy import accountant
+from privacy.accountant import delta_profile, delta_slack, epsilon_pld
+from privacy.attacker import NO_LIMIT, Tradeoff, tradeoff
+from privacy.errors import UnsupportedEventError
+from privacy.events import Event
+from privacy.renyi import epsilon_from_curve, summed_curve
+
+NORMAL = NormalDist()
+RATES = (1e-4, 1e-3, 1e-2, 0.1, 0.5)
+DELTA = 1e-5
+
+
+def gaussian(rate, mean):
+    """Found by the best test between two normal laws that lie `mean` apart."""
+    return NORMAL.cdf(NORMAL.inv_cdf(rate) + mean)
+
+
+# The Gaussian mechanism, whose trade-off is known exactly.
+
+
+@pytest.mark.parametrize(
+    ("multiplier", "rounds"), [(1.0, 1), (5.0, 50), (0.3, 1), (20.0, 4), (2.0, 100)]
+)
+def test_it_is_the_trade_off_of_two_gaussians_and_never_below(multiplier, rounds):
+    """Source: Dong, Roth and Su, 2022, equation 6: mu is sqrt(rounds) / multiplier."""
+    found = tradeoff({Event(Fraction(1), multiplier): rounds}, DELTA)
+    mean = math.sqrt(rounds) / multiplier
+    exact = NORMAL.cdf(mean / 2)
+    assert exact <= found.accuracy < exact + 1e-4
+    for rate in RATES:
+        exact = gaussian(rate, mean)
+        assert exact <= found.found(rate) < exact + 1e-3
+
+
+def test_a_composition_is_that_of_one_release_with_less_noise():
+    many = tradeoff({Event(Fraction(1), 3.0): 9}, DELTA)
+    one = tradeoff({Event(Fraction(1), 1.0): 1}, DELTA)
+    for rate in RATES:
+        assert many.found(rate) == pytest.approx(one.found(rate), abs=1e-4)
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize(("sampling", "multiplier"), [(0.1, 1.0), (0.5, 0.7)])
+def test_a_sampled_release_is_bounded_in_both_directions(rate, sampling, multiplier):
+    """Neyman and Pearson's tests of N(0, 1) against its mixture with N(mean, 1).
+
+    Present is the mixture: its likelihood ratio rises, so that the best test is a
+    threshold. Called the other way round, absent is the mixture, and the best test
+    looks for small values.
+    """
+    found = tradeoff({Event(Fraction(str(sampling)), multiplier): 1}, DELTA)
+    mean = 1 / multiplier
+    present = (1 - sampling) * rate + sampling * gaussian(rate, mean)
+
+    def wrong(threshold):
+        shifted = NORMAL.cdf(threshold - mean)
+        return (1 - sampling) * NORMAL.cdf(threshold) + sampling * shifted
+
+    low, high = -40.0, 40.0
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if wrong(middle) < rate else (low, middle)
+    absent = NORMAL.cdf(low)
+    assert found.found(rate) >= max(present, absent) - 1e-12
+    assert found.found(rate) < max(present, absent) + 5e-3
+
+
+# What any mechanism must respect.
+
+
+@pytest.mark.parametrize("rounds", [1, 30, 1000])
+def test_no_test_beats_the_stated_epsilon_and_delta(rounds):
+    event = Event(Fraction(1, 50), 1.1)
+    found = tradeoff({event: rounds}, DELTA)
+    for delta in (1e-6, 1e-5, 1e-3):
+        epsilon = epsilon_pld(event, rounds, delta)
+        for rate in RATES:
+            # The pair's own bound, which the whole profile may only tighten.
+            assert found.found(rate) <= math.exp(epsilon) * rate + delta + 1e-3
+            assert found.found(rate) <= Tradeoff(((epsilon, delta),)).found(rate) + 1e-3
+
+
+def test_the_profile_agrees_with_epsilon_at_every_delta():
+    event = Event(Fraction(1, 20), 0.9)
+    deltas = (1e-6, 1e-5, 1e-3, 0.05)
+    epsilons = [epsilon_pld(event, 40, delta) for delta in deltas]
+    profile = delta_profile({event: 40}, epsilons, DELTA)
+    assert profile == pytest.approx(deltas, rel=1e-3)
+
+
+def test_the_arithmetic_is_charged_to_every_delta():
+    event = Event(Fraction(1), 50.0)
+    profile = delta_profile({event: 100}, [11.0, 12.0], DELTA)
+    assert min(profile) >= delta_slack(100) > 0
+
+
+def test_found_rises_with_false_alarms_and_is_never_below_them():
+    found = tradeoff({Event(Fraction(1, 10), 2.0): 20}, DELTA)
+    rates = np.geomspace(1e-5, 1, 60)
+    values = [found.found(rate) for rate in rates]
+    assert values == sorted(values)
+    assert all(value >= rate for value, rate in zip(values, rates, strict=True))
+    assert values[-1] == 1
+
+
+def test_more_charges_never_help_less():
+    event = Event(Fraction(1, 10), 1.0)
+    few, many = (tradeoff({event: rounds}, DELTA) for rounds in (5, 50))
+    for rate in RATES:
+        assert few.found(rate) <= many.found(rate)
+    assert few.accuracy <= many.accuracy
+
+
+# Where there is no noise, no charge, or no distribution.
+
+
+def test_without_noise_an_attacker_has_everything():
+    assert NO_LIMIT.accuracy == 1
+    assert NO_LIMIT.found(1e-3) == 1
+    assert Tradeoff(((1e6, 1e-5),)).found(1e-3) == 1
+
+
+def test_without_a_charge_an_attacker_has_nothing():
+    found = tradeoff({}, DELTA)
+    assert found.accuracy == 0.5
+    assert found.found(0.01) == 0.01
+
+
+def test_without_a_distribution_the_renyi_divergence_bounds(monkeypatch):
+    event = Event(Fraction(1), 4.0)
+    whole = tradeoff({event: 4}, DELTA)
+
+    def none(*_, **__):
+        msg = "not resolved"
+        raise UnsupportedEventError(msg)
+
+    monkeypatch.setattr(accountant, "_checked_pld", none)
+    found = tradeoff({event: 4}, DELTA)
+    curve = summed_curve([(event, 4)])
+    for delta in (1e-6, 1e-3, 0.1):
+        pair = Tradeoff(((epsilon_from_curve(curve, delta), delta),))
+        assert found.found(0.01) <= pair.found(0.01) + 0.02
+    for rate in RATES:
+        assert whole.found(rate) <= found.found(rate) < 1
