@@ -347,6 +347,9 @@ class MachineSection(Section):
     workers: Count = 2
     threads: Count = 1
     deadline_seconds: Annotated[float, Field(gt=0)] = 3600.0
+    tracking: Annotated[
+        tuple[Literal["tensorboard", "mlflow"], ...], BeforeValidator(_as_list)
+    ] = Field(default=(), description="who is told the public numbers of a run")
 
 
 class RunConfig(Section):

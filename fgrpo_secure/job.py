@@ -37,6 +37,7 @@ from fgrpo_secure.secrets import (
 from fgrpo_secure.server import Server
 from fgrpo_secure.server_optimizer import OptimizerState
 from fgrpo_secure.task import load_run_policy, public_size
+from fgrpo_secure.tracking import Tracking, tracked
 from privacy.contribution import registered_event
 from privacy.crypto import SigningKey
 from privacy.ledger import (
@@ -169,6 +170,9 @@ def _run_alone(
         raise
     with (
         ledger,
+        tracked(
+            config.machine.tracking, root, handle, ledger.history.round, watcher.say
+        ) as tracking,
         LocalExchange(
             root,
             [client.name for client in plan.clients],
@@ -193,7 +197,7 @@ def _run_alone(
         done = server.recover()
         if resumed:
             watcher.say(f"Going on after round {done} of {plan.rounds}.")
-        job = _Job(config, plan, folder, exchange, watcher)
+        job = _Job(config, plan, folder, exchange, watcher, tracking)
         try:
             with watcher.running(plan.rounds, done):
                 before = job.before(private / _BEFORE, server.adapter)
@@ -208,6 +212,7 @@ def _run_alone(
         summary["seconds"] = round(time.monotonic() - started, 1)
         text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
         write_atomically(root / "summary.json", text.encode())
+        tracking.run_done(plan.rounds, summary)
     return Finished(summary, _samples(before, after))
 
 
@@ -234,12 +239,14 @@ class _Job:
         folder: RunFolder,
         exchange: LocalExchange,
         watcher: Watcher,
+        tracking: Tracking,
     ) -> None:
         self._config = config
         self._plan = plan
         self._folder = folder
         self._exchange = exchange
         self._watcher = watcher
+        self._tracking = tracking
         self._names = [client.name for client in plan.clients]
 
     def evaluate(self, adapter_bytes: bytes) -> dict[str, Any]:
@@ -282,13 +289,15 @@ class _Job:
                 weights=outcome.weights,
             )
             write_note(self._folder.root / SERVER, noted)
+            spent = float(claimed_epsilon(self._cost(number)))
+            self._tracking.round_done(noted, spent)
             each = (time.monotonic() - began) / (number - done)
             report = RoundReport(
                 number=number,
                 rounds=plan.rounds,
                 published=outcome.published,
                 outcome=outcome.words,
-                spent=float(claimed_epsilon(self._cost(number))),
+                spent=spent,
                 target=target,
                 seconds_left=each * (plan.rounds - number),
             )

@@ -106,7 +106,8 @@ def _draw(effort: float) -> Reading:
     )
     p_value = binomtest(drawn, rounds * _UNITS, float(_RATE)).pvalue
     expected = round(rounds * _UNITS * _RATE)
-    return Reading(p_value < _FALSE_ALARM, f"{drawn} units drawn, {expected} expected")
+    found = f"{drawn} units drawn, {expected} expected"
+    return Reading(bool(p_value < _FALSE_ALARM), found)
 
 
 def _rounds(effort: float) -> int:

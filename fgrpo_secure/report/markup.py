@@ -66,9 +66,17 @@ def joined(parts: Iterable[Content]) -> Html:
     return Html("".join(escaped(part).text for part in parts))
 
 
-def paragraphs(texts: Iterable[Content]) -> Html:
-    """One `p` each."""
-    return joined(element("p", text) for text in texts)
+def paragraphs(texts: Iterable[str]) -> Html:
+    """One `p` each; what stands in backticks is set as code."""
+    return joined(element("p", with_code(text)) for text in texts)
+
+
+def with_code(text: str) -> Html:
+    """A text in which code stands in backticks."""
+    parts = text.split("`")
+    return joined(
+        element("code", part) if place % 2 else part for place, part in enumerate(parts)
+    )
 
 
 def table(

@@ -426,10 +426,13 @@ def _audits(facts: RunFacts) -> Html:
 
 def _each_round(facts: RunFacts) -> Html:
     heads, rows, numbers = round_rows(facts)
+    caption = "By the server's ledger, which the clients' ledgers bear out"
+    if "weights" in heads:
+        caption += "; weights and bytes as the coordinator noted them, unsigned"
     return _section(
         "Every round",
         table(
-            "By the server's ledger, which the clients' ledgers bear out",
+            caption,
             heads,
             rows,
             numbers=numbers,

@@ -8,7 +8,7 @@ from fgrpo_secure.config import PROMPT
 from fgrpo_secure.guarantee import not_protected
 from fgrpo_secure.report.claim import assumptions
 from fgrpo_secure.report.facts import RoundFacts, RunFacts
-from fgrpo_secure.report.markup import Content, Html, element, joined, table, terms
+from fgrpo_secure.report.markup import Content, Html, element, table, terms, with_code
 from fgrpo_secure.report.words import counted, epsilon_text
 from privacy.plan import WEIGHT_ONE
 from privacy.wire import rational
@@ -24,7 +24,7 @@ def not_covered(facts: RunFacts) -> Html:
         "section",
         element("h2", "What is not protected, and what the promise rests on"),
         element("p", "Not protected:"),
-        element("ul", *(element("li", _with_code(text)) for text in items)),
+        element("ul", *(element("li", with_code(text)) for text in items)),
         element("p", "Taken for granted, and not to be seen in any ledger:"),
         element("ul", *(element("li", text) for text in assumptions(facts.plan))),
         element(
@@ -92,7 +92,7 @@ def evidence(facts: RunFacts) -> Html:
         element(
             "p",
             element("span", "The ledgers verify. ", class_="ok"),
-            f"{counted(len(keys), 'ledger')} of {counted(records, 'record')}: every "
+            f"{counted(len(keys), 'ledger')} with {counted(records, 'record')}: every "
             "line is signed by its party and follows the one before; every epsilon "
             "was computed again; no charge is above what was agreed on; and the "
             "clients' ledgers and the server's tell the same story of every round.",
@@ -120,10 +120,10 @@ def round_rows(
 ) -> tuple[Sequence[str], list[tuple[Content, ...]], Sequence[int]]:
     """Heads, rows and columns of figures of the table of rounds."""
     noted = any(one.note is not None for one in facts.rounds)
-    heads = ["round", "result", "in the sum", "charged", "epsilon after"]
+    heads = ["round", "result", "in sum", "charged", "epsilon"]
     if noted:
-        heads += ["sum of weights", "bytes down", "bytes up"]
-    heads.append("not in the sum")
+        heads += ["weights", "bytes down", "bytes up"]
+    heads.append("missing")
     rows: list[tuple[Content, ...]] = []
     for one in facts.rounds:
         place = f"{one.number}" if one.attempt == 1 else f"{one.number}.{one.attempt}"
@@ -198,13 +198,5 @@ def _statistic(facts: RunFacts) -> str:
     )
 
 
-def _with_code(text: str) -> Html:
-    """A text in which names stand in backticks."""
-    parts = text.split("`")
-    return joined(
-        element("code", part) if place % 2 else part for place, part in enumerate(parts)
-    )
-
-
 def _code(text: str) -> Html:
-    return element("span", text, class_="code")
+    return element("span", text, class_="code digest")

@@ -6,7 +6,10 @@ from fgrpo_secure.report import write_report
 from fgrpo_secure.rounds import RoundNote, write_note
 from tests.report.pages import parsed, rows, words
 
-TABLE = "By the server's ledger, which the clients' ledgers bear out"
+TABLE = (
+    "By the server's ledger, which the clients' ledgers bear out; weights and bytes as "
+    "the coordinator noted them, unsigned"
+)
 FIRST = RoundNote(
     round=1,
     published=True,
