@@ -10,7 +10,7 @@ distribution does.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -79,6 +79,25 @@ class Tradeoff:
 
 # No noise, and so nothing that would limit anybody.
 NO_LIMIT: Final = Tradeoff(())
+
+
+def worst(tradeoffs: Sequence[Tradeoff]) -> Tradeoff:
+    """What holds of all of several mechanisms: what is left where most is left.
+
+    Delta never rises with epsilon, so that each mechanism's delta at an epsilon is at
+    most the one that is known of it at a smaller one.
+
+    Args:
+        tradeoffs: at least one.
+    """
+    epsilons = sorted({epsilon for one in tradeoffs for epsilon, _ in one.pairs})
+    pairs = []
+    for at in epsilons:
+        known = [
+            min((d for e, d in one.pairs if e <= at), default=1.0) for one in tradeoffs
+        ]
+        pairs.append((at, max(known)))
+    return Tradeoff(tuple(pairs))
 
 
 def tradeoff(events: Mapping[Event, int], delta: Real) -> Tradeoff:

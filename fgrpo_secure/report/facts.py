@@ -15,7 +15,7 @@ from pathlib import Path
 from fgrpo_secure.guarantee import limits_of
 from fgrpo_secure.report.audited import Audited, read_audits
 from fgrpo_secure.rounds import RoundNote, read_notes
-from privacy.attacker import NO_LIMIT, Tradeoff, tradeoff
+from privacy.attacker import NO_LIMIT, Tradeoff, tradeoff, worst
 from privacy.errors import LedgerError, PlanMismatchError
 from privacy.ledger import (
     Aborted,
@@ -157,7 +157,7 @@ class RunFacts:
     @property
     def limits(self) -> Tradeoff:
         """What is left to an attacker on a unit of any client."""
-        return max((c.limits for c in self.clients), key=lambda t: t.accuracy)
+        return worst(list({client.limits for client in self.clients}))
 
     @property
     def epsilon(self) -> Decimal:

@@ -43,7 +43,6 @@ from fgrpo_secure.report.words import (
     epsilon_text,
     guesses,
     promise,
-    sentence,
 )
 from privacy.attacker import Tradeoff
 from privacy.ledger import claimed_epsilon
@@ -404,7 +403,7 @@ def _audits(facts: RunFacts) -> Html:
                 joined(
                     [
                         element("div", audit.name),
-                        element("div", audit.source, class_="code"),
+                        element("div", audit.source, class_="code whole"),
                     ]
                 ),
                 element("span", held, class_="ok") if audit.findings else "not read",
@@ -437,7 +436,6 @@ def _each_round(facts: RunFacts) -> Html:
             rows,
             numbers=numbers,
         ),
-        element("p", sentence(facts), class_="note"),
     )
 
 

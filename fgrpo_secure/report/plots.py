@@ -225,8 +225,7 @@ def weights_plot(facts: RunFacts) -> Plot | None:
     return Plot(
         "Sum of the weights",
         "What the sum is divided by, as the coordinator noted it; nobody signed it. "
-        "The marks are the most that the clients in the sum could have. No single "
-        "weight is known to anybody but its client.",
+        "The marks are the most that the clients in the sum could have.",
         _svg("weights", draw, "Sum of the clients' weights in each round"),
     )
 

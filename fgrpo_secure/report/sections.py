@@ -9,7 +9,7 @@ from fgrpo_secure.guarantee import not_protected
 from fgrpo_secure.report.claim import assumptions
 from fgrpo_secure.report.facts import RoundFacts, RunFacts
 from fgrpo_secure.report.markup import Content, Html, element, table, terms, with_code
-from fgrpo_secure.report.words import counted, epsilon_text
+from fgrpo_secure.report.words import counted, epsilon_text, sentence
 from privacy.plan import WEIGHT_ONE
 from privacy.wire import rational
 
@@ -73,7 +73,12 @@ def mechanism(facts: RunFacts) -> Html:
             "Renyi divergence at integer orders 2 to 256, the second opinion",
         ),
     ]
-    return element("section", element("h2", "The mechanism"), terms(rows))
+    return element(
+        "section",
+        element("h2", "The mechanism"),
+        element("p", sentence(facts)),
+        terms(rows),
+    )
 
 
 def evidence(facts: RunFacts) -> Html:

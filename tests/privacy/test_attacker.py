@@ -9,7 +9,7 @@ import pytest
 
 from privacy import accountant
 from privacy.accountant import delta_profile, delta_slack, epsilon_pld
-from privacy.attacker import NO_LIMIT, Tradeoff, tradeoff
+from privacy.attacker import NO_LIMIT, Tradeoff, tradeoff, worst
 from privacy.errors import UnsupportedEventError
 from privacy.events import Event
 from privacy.renyi import epsilon_from_curve, summed_curve
@@ -118,6 +118,21 @@ def test_more_charges_never_help_less():
     for rate in RATES:
         assert few.found(rate) <= many.found(rate)
     assert few.accuracy <= many.accuracy
+
+
+def test_the_worst_of_several_is_as_bad_as_each_and_hardly_worse():
+    often = tradeoff({Event(Fraction(1, 2), 1.0): 2}, DELTA)
+    rarely = tradeoff({Event(Fraction(1, 100), 0.4): 40}, DELTA)
+    coarse = Tradeoff(((0.5, 0.2), (3.0, 0.01)))
+    both = worst([often, rarely])
+    for rate in RATES:
+        most = max(often.found(rate), rarely.found(rate))
+        assert most <= both.found(rate) < most + 1e-2
+        assert worst([often, coarse]).found(rate) >= often.found(rate)
+        assert worst([often, coarse]).found(rate) >= coarse.found(rate)
+    assert both.accuracy == max(often.accuracy, rarely.accuracy)
+    assert worst([often]).found(0.01) == often.found(0.01)
+    assert worst([often, NO_LIMIT]).found(0.01) == 1
 
 
 # Where there is no noise, no charge, or no distribution.
