@@ -36,7 +36,8 @@ class RoundNote:
         round: from 1.
         published: whether a sum was opened and the adapter moved.
         survivors: clients in the sum, 0 without one.
-        weights: summed weight coordinate, in units of 2**-16; 0 without a sum.
+        weights: what the sum was divided by: each client's weight times its expected
+            batch over the largest one; 0 without a sum.
         down: bytes sent, by phase.
         up: bytes received, by phase.
         seconds: from sending to the last answer, by phase; not public.
@@ -45,7 +46,7 @@ class RoundNote:
     round: int
     published: bool
     survivors: int
-    weights: int
+    weights: float
     down: Mapping[str, int] = field(default_factory=dict)
     up: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -77,7 +78,7 @@ class Meter:
         return answers
 
     def noted(
-        self, number: int, *, published: bool, survivors: int, weights: int
+        self, number: int, *, published: bool, survivors: int, weights: float
     ) -> RoundNote:
         """All that was counted, as the note of one round."""
         seconds = {phase: round(value, 4) for phase, value in self._seconds.items()}
@@ -117,14 +118,15 @@ def read_notes(folder: Path) -> dict[int, RoundNote]:
 def _parse(line: str) -> RoundNote | None:
     try:
         said = json.loads(line)
-        numbers = [said[name] for name in ("round", "survivors", "weights")]
+        numbers = [said[name] for name in ("round", "survivors")]
+        (weights,) = _by_phase({"weights": said["weights"]}).values()
         tables = [_by_phase(said[name]) for name in ("down", "up", "seconds")]
         published = said["published"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     if not isinstance(published, bool) or not _are_counts(numbers):
         return None
-    return RoundNote(numbers[0], published, numbers[1], numbers[2], *tables)
+    return RoundNote(numbers[0], published, numbers[1], weights, *tables)
 
 
 def _by_phase(table: Mapping[str, float]) -> dict[str, float]:

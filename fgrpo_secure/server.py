@@ -74,13 +74,14 @@ class RoundOutcome:
         published: whether the adapter moved.
         words: the same for people; nothing in them is private.
         survivors: clients in the sum, 0 without one.
-        weights: the summed weight coordinate, in units of 2**-16; 0 without a sum.
+        weights: what the sum was divided by: each client's weight times its expected
+            batch over the largest one; 0 without a sum.
     """
 
     published: bool
     words: str
     survivors: int = 0
-    weights: int = 0
+    weights: float = 0.0
 
 
 @dataclass(slots=True)
@@ -272,7 +273,7 @@ class Server:
             published=True,
             words=words,
             survivors=len(unmasked.survivors),
-            weights=int(unmasked.residues[-1]),
+            weights=int(unmasked.residues[-1]) / self._plan.weight_steps,
         )
 
     def last_words(self) -> Mapping[str, bytes]:

@@ -18,7 +18,6 @@ from typing import Any, Protocol
 
 from fgrpo_secure.errors import ConfigurationError
 from fgrpo_secure.rounds import RoundNote
-from privacy.plan import WEIGHT_ONE
 
 # Of a round, by its number; of the run, at its last round. A client's name follows
 # those of the second line after a slash.
@@ -73,7 +72,7 @@ class Tracking:
             "bytes": float(sum(noted.down.values()) + sum(noted.up.values())),
         }
         if noted.weights:
-            values["sum_of_weights"] = noted.weights / WEIGHT_ONE
+            values["sum_of_weights"] = noted.weights
         self._tell(noted.round, values)
 
     def run_done(self, rounds: int, summary: Mapping[str, Any]) -> None:

@@ -167,6 +167,7 @@ def _mechanism(plan: Plan) -> dict[str, Value]:
         "noise_share_variance": str(plan.noise_share_variance),
         "noise_multiplier": plan.noise_multiplier,
         "modulus_bits": plan.modulus_bits,
+        "rotation": plan.rotation,
         "rounding": "to the nearest integer, then the integer norm is checked exactly",
         "sampler": "exact (Canonne, Kamath and Steinke 2020) on AES-256-CTR",
     }

@@ -58,7 +58,9 @@ PHASES: Mapping[str, str] = {
     "quorum": "opening the sum",
     "published": "outcome",
     "aborted": "abort",
+    "other": "other",
 }
+_OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +211,7 @@ def weights_plot(facts: RunFacts) -> Plot | None:
     noted = [one for one in facts.rounds if one.note and one.note.weights]
     if not noted:
         return None
-    sums = [one.note.weights / WEIGHT_ONE for one in noted if one.note]
+    sums = [one.note.weights for one in noted if one.note]
     plan = facts.plan
     most = [
         sum(plan.batch_share(name) for name in one.survivors) / WEIGHT_ONE
@@ -331,11 +333,12 @@ def seconds_plot(facts: RunFacts) -> Plot | None:
 
 
 def _totals(rounds: Sequence[RoundFacts], name: str) -> Counter[str]:
-    """What was noted of all rounds together, by phase."""
+    """What was noted of all rounds together, by phase; all unknown ones are one."""
     total: Counter[str] = Counter()
     for one in rounds:
         if one.note is not None:
-            total.update(getattr(one.note, name))
+            for phase, value in getattr(one.note, name).items():
+                total[phase if phase in PHASES else _OTHER] += value
     return total
 
 

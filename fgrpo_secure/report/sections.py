@@ -10,7 +10,6 @@ from fgrpo_secure.report.claim import assumptions
 from fgrpo_secure.report.facts import RoundFacts, RunFacts
 from fgrpo_secure.report.markup import Content, Html, element, table, terms, with_code
 from fgrpo_secure.report.words import counted, epsilon_text, sentence
-from privacy.plan import WEIGHT_ONE
 from privacy.wire import rational
 
 # Where a cell has nothing to say.
@@ -61,7 +60,7 @@ def mechanism(facts: RunFacts) -> Html:
             "sensitivity",
             f"clip norm {rational(plan.clip_norm)}, {plan.norm_bound:,} grid steps, "
             f"checked on the integers; {plan.dimension:,} numbers modulo "
-            f"2^{plan.modulus_bits}",
+            f"2^{plan.modulus_bits}{', rotated at random' if plan.rotation else ''}",
         ),
         ("noise", _noise(facts, each)),
         ("statistic", _statistic(facts)),
@@ -150,7 +149,7 @@ def round_rows(
 def _noted(one: RoundFacts) -> list[Content]:
     if one.note is None:
         return [_NOTHING, _NOTHING, _NOTHING]
-    weights = f"{one.note.weights / WEIGHT_ONE:.3f}" if one.note.weights else _NOTHING
+    weights = f"{one.note.weights:.3f}" if one.note.weights else _NOTHING
     down, up = (sum(table.values()) for table in (one.note.down, one.note.up))
     return [weights, f"{down:,.0f}", f"{up:,.0f}"]
 

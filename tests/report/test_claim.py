@@ -90,7 +90,13 @@ def test_the_terms_are_those_of_the_plan(made, kind):
         assert trust[name] == getattr(plan, name)
     assert trust["honest_noise_shares"] == plan.honest_shares
     mechanism = claim["mechanism"]
-    for name in ("dimension", "norm_bound", "modulus_bits", "noise_multiplier"):
+    for name in (
+        "dimension",
+        "norm_bound",
+        "modulus_bits",
+        "noise_multiplier",
+        "rotation",
+    ):
         assert mechanism[name] == getattr(plan, name)
     assert Fraction(mechanism["clip_norm"]) == plan.clip_norm
     assert Fraction(mechanism["scale"]) == plan.scale
