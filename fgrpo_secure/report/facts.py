@@ -21,6 +21,7 @@ from privacy.ledger import (
     Aborted,
     Budget,
     Intent,
+    Phase,
     Published,
     Refused,
     Report,
@@ -229,7 +230,7 @@ def _facts(
     }
     server, own = ledgers[SERVER], runs[SERVER]
     plan = Plan.from_json(own.opened.plan)
-    finished = all(run.history.last == "closed" for run in runs.values())
+    finished = all(run.history.phase is Phase.CLOSED for run in runs.values())
     summary = _summary(folder)
     limits = _Limits(plan, finished=finished)
     clients = tuple(
