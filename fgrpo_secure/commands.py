@@ -389,7 +389,7 @@ def report(options: argparse.Namespace) -> int:
     from fgrpo_secure.report import Refuted, write_report
 
     released = Path(audits.__file__).parent / "results"
-    with _quiet_libraries():
+    with quiet_libraries():
         found = write_report(options.folder, released, unfinished=options.unfinished)
     if isinstance(found, Refuted):
         for problem in found.problems:

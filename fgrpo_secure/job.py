@@ -139,7 +139,7 @@ def run(
     with held(root):
         # Who had it until now may have finished in it.
         _check_folder(root)
-        return _run_alone(config, root, watcher, plan, policy, started)
+        return _run_alone(config, root, watcher, plan, policy, started, ask)
 
 
 def _run_alone(
@@ -149,6 +149,7 @@ def _run_alone(
     plan: Plan,
     policy: Policy,
     started: float,
+    ask: Ask | None,
 ) -> Finished:
     """Run, or go on, in a folder that no other process runs in."""
     resumed = prepare_folder(root, config, plan)
