@@ -274,13 +274,18 @@ class Plan:
         client = self.client(name)
         return client.sampling_rate * client.units
 
+    @property
+    def largest_batch(self) -> Fraction:
+        """The largest expected batch of any client: what weights are stated against."""
+        return max(self.expected_batch(client.name) for client in self.clients)
+
     def batch_share(self, name: str) -> int:
         """The expected batch over the largest one, as an integer over WEIGHT_ONE.
 
         It is at least 1, so that the smallest client still has a part in the divisor.
         """
-        largest = max(self.expected_batch(client.name) for client in self.clients)
-        return max(1, math.floor(WEIGHT_ONE * self.expected_batch(name) / largest))
+        share = self.expected_batch(name) / self.largest_batch
+        return max(1, math.floor(WEIGHT_ONE * share))
 
     def client(self, name: str) -> ClientTerms:
         """The terms of one client.
@@ -518,8 +523,10 @@ def check_cohort(names: list[str], *, min_survivors: int, colluders: int) -> Non
     )
     _require(
         count <= MAX_CLIENTS,
-        f"{count} clients: one cohort holds at most 200, where every bound is exact; "
-        "use several cohorts",
+        f"{count} clients: one cohort holds at most {MAX_CLIENTS}, where each shares a "
+        "mask with every other. With a mask for a few neighbours only, a malicious "
+        "server that says who dropped out cuts some honest clients off from the rest "
+        "with a few colluders, and opens their sum alone; use several cohorts",
     )
     _require(len(set(names)) == count, "two clients have one name; give each its own")
     _require(names == sorted(names), "clients must be sorted")
