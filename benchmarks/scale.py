@@ -21,6 +21,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from machine import processor
+
 _ROOT = Path(__file__).resolve().parent.parent
 _RESULTS = Path(__file__).resolve().parent / "results"
 _MIB = 2**20
@@ -135,18 +137,11 @@ def _write(folder: Path, fresh: Sequence[Mapping[str, Any]]) -> str:
 def _machine() -> dict[str, Any]:
     return {
         "cores": os.cpu_count(),
-        "processor": _processor(),
+        "processor": processor(),
         "python": platform.python_version(),
         "numpy": metadata.version("numpy"),
         "cryptography": metadata.version("cryptography"),
     }
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text("ascii", "replace").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:

@@ -45,9 +45,9 @@ from privacy.secagg.client import (
     AwaitingSurvivors,
     join,
 )
-from privacy.secagg.server import CollectingMasked, open_round
+from privacy.secagg.server import CollectingMasked, Unmasked, open_round
 from privacy.secagg.terms import RoundTerms
-from privacy.vectors import IntVector, NoisedVector, from_residues
+from privacy.vectors import NoisedVector, from_residues
 
 _ROUND = 1
 _DEADLINES = (1, 2, 3, 4, 5)
@@ -116,6 +116,7 @@ def make_cohorts(size: Size) -> Cohorts:
                 statistic_norm_bound=0,
                 statistic_variance=0,
                 modulus_bits=_MODULUS_BITS,
+                rotation=False,
                 dimension=size.dimension,
                 min_survivors=len(own) - len(own) // 5,
                 colluders=len(own) // 3,
@@ -200,13 +201,15 @@ class Federation:
 
     def _sums(self) -> Iterator[CohortSum]:
         for place, plan in enumerate(self.cohorts.plans):
-            yield CohortSum(place, self._run_cohort(plan))
+            yield self._run_cohort(place, plan)
 
-    def _run_cohort(self, plan: Plan) -> IntVector:
+    def _run_cohort(self, place: int, plan: Plan) -> CohortSum:
         """One cohort's round, from its offer to its decoded sum."""
         clients = self._open(plan)
         try:
-            return self._round(plan, clients)
+            unmasked = self._round(plan, clients)
+            total = from_residues(unmasked.residues, plan.modulus_bits)
+            return CohortSum(place, total, unmasked.desk.offer_digest)
         finally:
             for client in clients.values():
                 client.ledger.close()
@@ -241,7 +244,7 @@ class Federation:
                 clients[name] = _Client(plan, name, key, ledger, number)
         return clients
 
-    def _round(self, plan: Plan, clients: dict[str, _Client]) -> IntVector:
+    def _round(self, plan: Plan, clients: dict[str, _Client]) -> Unmasked:
         clock = self.clock
         terms = RoundTerms(
             federation=secrets.token_hex(16),
@@ -299,7 +302,7 @@ class Federation:
             msg = "an honest client is missing from the sum"
             raise RuntimeError(msg)
         self.survivors += len(sent)
-        return from_residues(unmasked.residues, plan.modulus_bits)
+        return unmasked
 
     def _vectors(
         self,

@@ -188,11 +188,11 @@ def weighted(total: IntVector, weight: int) -> IntVector:
     return product >> np.int64(WEIGHT_ONE.bit_length() - 1)
 
 
-def decode(total: IntVector, scale: Fraction) -> FloatVector:
+def decode(total: IntVector | FloatVector, scale: Fraction) -> FloatVector:
     """From grid steps back to gradient units.
 
     Args:
-        total: shape (d,), int64, grid steps, already noised: this is post-processing.
+        total: shape (d,), grid steps, already noised: this is post-processing.
         scale: grid steps per gradient unit.
 
     Returns:

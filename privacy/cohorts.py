@@ -2,9 +2,9 @@
 
 A cohort has a plan, a protocol, a noise and ledgers of its own, because the server sees
 the sum of every cohort: none can count on the noise of another. What joins them is what
-is done with sums that are public to the server by then. All cohorts start a round from
-one adapter; their decoded integer sums are added, and one step is taken. So adding, or
-leaving a cohort out, is post-processing, which costs no privacy and protects nothing.
+is done with these sums afterwards. All cohorts start a round from one adapter; their
+decoded integer sums are added, and one step is taken. To add a cohort, or to leave one
+out, is post-processing: it costs no privacy, and protects nothing.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from privacy.codec import check_weight, weighted
+from privacy.codec import check_weight, decode, weighted
 from privacy.crypto import VerifyKey
 from privacy.errors import PlanMismatchError
 from privacy.plan import MAX_CLIENTS, MIN_CLIENTS, SERVER, WEIGHT_ONE, Plan
-from privacy.vectors import IntVector
+from privacy.rotation import Rotation
+from privacy.vectors import FloatVector, IntVector
 
 # What is a cohort's own. In every other term, also one that a plan gets some day, the
 # cohorts of a federation have to agree.
@@ -84,12 +85,14 @@ class CohortSum:
         cohort: its place among the cohorts.
         total: shape (d + 1,), int64, grid steps: the decoded sum, with the exact weight
             coordinate last.
+        offer_digest: of the cohort's own offer, which its rotation is drawn from.
         factor: k of the factor k / 2**16 that the whole of it is multiplied by, where
             clients were weighed against their own cohort alone.
     """
 
     cohort: int
     total: IntVector
+    offer_digest: bytes
     factor: int = WEIGHT_ONE
 
 
@@ -98,14 +101,27 @@ class JoinedSum:
     """The sum over several cohorts.
 
     Attributes:
-        steps: shape (d,), int64, grid steps.
+        steps: shape (d,), grid steps: int64, or float64 where vectors were rotated and
+            each cohort's sum had to be turned back by itself.
         units: what to divide by: the expected numbers of units of the clients in the
             sum, each times the client's weight. Cohorts state weights relative to
             different batches, so that only this, and no integer, can be added.
     """
 
-    steps: IntVector
+    steps: IntVector | FloatVector
     units: Fraction
+
+    def mean(self, scale: Fraction) -> FloatVector:
+        """The weighted mean over all units.
+
+        Args:
+            scale: grid steps per gradient unit.
+
+        Returns:
+            Shape (d,), float64, gradient units.
+        """
+        mean: FloatVector = decode(self.steps, scale)
+        return mean / float(self.units)
 
 
 @dataclass(frozen=True)
@@ -205,11 +221,13 @@ class Cohorts:
             ValueError: no sum, one of a cohort twice, or one that is not of its plan.
 
         Guarantee:
-            `steps` is the sum of the integers, exactly, whatever they are and however
-            many cohorts there may be.
+            Without a rotation `steps` is the sum of the integers, exactly, whatever
+            they are and however many cohorts there may be.
         """
-        plan = self.plans[0]
-        steps = np.zeros(plan.dimension, dtype=np.int64)
+        shape = self.plans[0].dimension
+        steps: IntVector | FloatVector = np.zeros(shape, dtype=np.int64)
+        if self.plans[0].rotation:
+            steps = np.zeros(shape, dtype=np.float64)
         units, added = Fraction(0), set[int]()
         for part in sums:
             if part.cohort in added or not 0 <= part.cohort < len(self.plans):
@@ -217,14 +235,10 @@ class Cohorts:
                 raise ValueError(msg)
             added.add(part.cohort)
             self._check(part)
-            # A factor of at most 1 keeps every coordinate within its limit.
-            steps += (
-                part.total[:-1]
-                if part.factor == WEIGHT_ONE
-                else weighted(part.total[:-1], part.factor)
-            )
-            weights = Fraction(int(part.total[-1]) * part.factor, WEIGHT_ONE**2)
-            units += weights * self.plans[part.cohort].largest_batch
+            plan = self.plans[part.cohort]
+            np.add(steps, _turned_back(plan, part), out=steps)
+            weights = Fraction(int(part.total[-1]), plan.weight_steps)
+            units += weights * plan.largest_batch * Fraction(part.factor, WEIGHT_ONE)
         if not added:
             msg = "there is no sum to add"
             raise ValueError(msg)
@@ -240,6 +254,19 @@ class Cohorts:
         if total[-1] <= 0 or total.min() < -limit or total.max() >= limit:
             msg = "a decoded sum has numbers that no residues stand for"
             raise ValueError(msg)
+
+
+def _turned_back(plan: Plan, part: CohortSum) -> IntVector | FloatVector:
+    """The d coordinates of a cohort's sum, times its factor, as all cohorts have them.
+
+    A factor of at most 1 keeps every coordinate of the integers within its limit.
+    """
+    total: IntVector = part.total[:-1]
+    if part.factor != WEIGHT_ONE:
+        total = weighted(total, part.factor)
+    if not plan.rotation:
+        return total
+    return Rotation.of_round(part.offer_digest, plan.dimension).inverse(total)
 
 
 def _require(condition: bool, message: str) -> None:

@@ -12,6 +12,7 @@ from privacy.cohorts import Cohorts, CohortSum, split_cohorts
 from privacy.crypto import SigningKey
 from privacy.errors import PlanMismatchError, ReplayError
 from privacy.plan import MAX_CLIENTS, MIN_CLIENTS, SERVER, WEIGHT_ONE
+from privacy.rotation import Rotation
 from privacy.secagg.messages import read_offer
 from privacy.secagg.server import open_round
 from tests.plans import Counter, cohort, make_plan
@@ -34,8 +35,13 @@ def total(*numbers, plan):
     """A decoded sum: these coordinates, zeros, and one whole weight."""
     found = np.zeros(plan.vector_length, dtype=np.int64)
     found[: len(numbers)] = numbers
-    found[-1] = WEIGHT_ONE
+    found[-1] = plan.weight_steps
     return found
+
+
+def part(place, *numbers, plan, **changes):
+    """What a cohort's round came to; its offer is one of its own."""
+    return CohortSum(place, total(*numbers, plan=plan), bytes([place]) * 32, **changes)
 
 
 # The split.
@@ -91,6 +97,7 @@ def test_no_cohort_is_left_with_too_few_clients():
     "changes",
     [
         {"dimension": 7},
+        {"rotation": True},
         {"clip_norm": Fraction(1, 5)},
         {"norm_bound": 2048},
         {"noise_variance": 2**23},
@@ -181,10 +188,7 @@ def test_the_joined_sum_is_the_sum_of_the_integers(parts):
         make_plan(clients=cohort(40, 40, 40, names=[f"{place}{n}" for n in "abc"]))
         for place in range(len(parts))
     )
-    sums = (
-        CohortSum(place, total(*numbers, plan=plans[0]))
-        for place, numbers in enumerate(parts)
-    )
+    sums = (part(place, *numbers, plan=plans[0]) for place, numbers in enumerate(parts))
     joined = Cohorts(plans).add(sums)
     assert joined.steps.tolist() == [sum(column) for column in zip(*parts, strict=True)]
     assert joined.units == len(parts) * plans[0].largest_batch
@@ -198,7 +202,7 @@ def test_no_number_of_cohorts_that_is_allowed_wraps_the_sum(monkeypatch):
     monkeypatch.setattr("privacy.cohorts._INT64_BITS", 34)
     plan = two().plans[0]
     for extreme in (-(2**31), 2**31 - 1):
-        sums = [CohortSum(place, total(extreme, plan=plan)) for place in (0, 1)]
+        sums = [part(place, extreme, plan=plan) for place in (0, 1)]
         assert two().add(sums).steps[0] == 2 * extreme
         assert -(2**33) <= 2 * extreme < 2**33
 
@@ -209,10 +213,10 @@ def test_cohorts_whose_largest_batches_differ_are_divided_by_what_they_hold():
     first, second = cohorts.plans
     sums = []
     for place, plan in enumerate((first, second)):
-        part = total(100, plan=plan)
+        found = part(place, 100, plan=plan)
         # Every client is in it, with weight 1.
-        part[-1] = sum(plan.batch_share(client.name) for client in plan.clients)
-        sums.append(CohortSum(place, part))
+        found.total[-1] = sum(plan.batch_share(one.name) for one in plan.clients)
+        sums.append(found)
     # 4 clients draw 4 units each, and then one draws 2 and two draw 1.
     assert cohorts.add(sums).units == 4 * 4 + 2 + 1 + 1
     assert cohorts.add(sums[1:]).units == 4
@@ -220,27 +224,55 @@ def test_cohorts_whose_largest_batches_differ_are_divided_by_what_they_hold():
 
 def test_a_factor_scales_a_cohorts_sum_and_its_weight_alike():
     cohorts = two()
-    parts = [total(7, -8, plan=plan) for plan in cohorts.plans]
-    half = CohortSum(1, parts[1], WEIGHT_ONE // 2)
-    joined = cohorts.add([CohortSum(0, parts[0]), half])
+    whole = part(0, 7, -8, plan=cohorts.plans[0])
+    half = part(1, 7, -8, plan=cohorts.plans[1], factor=WEIGHT_ONE // 2)
+    joined = cohorts.add([whole, half])
     # To the nearest integer, ties upwards.
     assert joined.steps[:2].tolist() == [7 + 4, -8 - 4]
     assert joined.units == Fraction(3, 2) * cohorts.plans[0].largest_batch
     with pytest.raises(ValueError, match="weight"):
-        cohorts.add([CohortSum(0, parts[0], WEIGHT_ONE + 1)])
+        cohorts.add([replace(whole, factor=WEIGHT_ONE + 1)])
+
+
+def test_the_mean_is_over_units_and_in_gradient_units():
+    cohorts = two()
+    plan = cohorts.plans[0]
+    joined = cohorts.add([part(0, 1024, plan=plan), part(1, 512, plan=plan)])
+    # 1536 grid steps, of which 1024 are a clip norm of 0.1, over twice four units.
+    assert joined.mean(plan.scale)[0] == pytest.approx(0.15 / 8, abs=1e-15)
+
+
+def test_rotated_sums_are_turned_back_each_by_its_own_offer():
+    cohorts = Cohorts(tuple(replace(plan, rotation=True) for plan in two().plans))
+    plan, vectors = (
+        cohorts.plans[0],
+        np.array([[8, -3, 0, 5, 1, 2], [1, 1, 4, 0, 0, -9]]),
+    )
+    sums = []
+    for place, vector in enumerate(vectors):
+        found = part(place, plan=plan)
+        rotation = Rotation.of_round(found.offer_digest, plan.dimension)
+        # So large that rounding the rotated numbers is far below what is compared.
+        found.total[:-1] = np.rint(rotation.forward(2**24 * vector))
+        sums.append(found)
+    steps = cohorts.add(sums).steps
+    assert np.abs(steps / 2**24 - vectors.sum(axis=0)).max() < 1e-6
+    swapped = [replace(sums[0], offer_digest=sums[1].offer_digest), sums[1]]
+    wrong = cohorts.add(swapped).steps
+    assert np.abs(wrong / 2**24 - vectors.sum(axis=0)).max() > 1
 
 
 def test_the_sum_of_a_cohort_that_ended_without_one_is_left_out():
     cohorts = two()
-    only = cohorts.add([CohortSum(1, total(5, plan=cohorts.plans[1]))])
+    only = cohorts.add([part(1, 5, plan=cohorts.plans[1])])
     assert only.steps[0] == 5
     assert only.units == cohorts.plans[1].largest_batch
 
 
 def test_a_sum_that_counts_twice_or_is_of_no_cohort_is_refused():
     cohorts = two()
-    part = CohortSum(0, total(1, plan=cohorts.plans[0]))
-    for sums in ([part, part], [replace(part, cohort=2)], [replace(part, cohort=-1)]):
+    one = part(0, 1, plan=cohorts.plans[0])
+    for sums in ([one, one], [replace(one, cohort=2)], [replace(one, cohort=-1)]):
         with pytest.raises(ValueError, match="unknown, or was added before"):
             cohorts.add(sums)
     with pytest.raises(ValueError, match="no sum"):
@@ -258,4 +290,4 @@ def test_a_sum_that_no_residues_stand_for_is_refused():
         good * np.array([1, 1, 1, 1, 1, 1, 0]),
     ):
         with pytest.raises(ValueError, match="decoded sum"):
-            cohorts.add([CohortSum(0, wrong)])
+            cohorts.add([CohortSum(0, wrong, bytes(32))])
