@@ -281,9 +281,8 @@ REASONS = """
     faulty_peer_or_server server_aborted deadline left_out interrupted stopped refused
     replay plan_mismatch adapter_mismatch unknown_party budget_exceeded
     unsupported_event ledger_unreliable not_approved environment equivocation rollback
-    policy_epsilon
-    policy_delta policy_cohort policy_survivors policy_colluders policy_unit
-    policy_model policy_reward policy_code policy_task
+    policy_epsilon policy_delta policy_cohort policy_survivors policy_colluders
+    policy_unit policy_trust policy_model policy_reward policy_code policy_task
     """.split()  # noqa: SIM905 - as the page lists them
 MOST_NAMES = 1000
 
@@ -384,6 +383,7 @@ KINDS: dict[str, dict[str, str]] = {
         "commit": f"{ATTEMPT}digest commitment; positive length modulus_bits",
         "outcome": f"{ATTEMPT}status status; reason? reason; names survivors; "
         "digest? adapter_digest server_head transcript",
+        "declined": f"{OPENED}; reason reason",
         "refused": "count round attempt; reason reason; digest? offer_digest",
         "cosigned": CHECKPOINT,
         "disputed": CHECKPOINT,
@@ -708,6 +708,9 @@ class Ledger:
         require(record["prev"] == prev, 1, "`prev` is not the head of the line before")
         require(record["party"] == self.party, 2, "the line is another party's")
         require(record["role"] == self.role, 2, "the line is of another role")
+        if kind == "declined":
+            self._declined(record)
+            return
         row = dict(step.split(":") for step in STEPS[self.role][self.phase].split())
         require(kind in row, 2, f"`{kind}` may not follow here ({self.phase})")
         if kind == "opened":
@@ -723,6 +726,14 @@ class Ledger:
             self.run.attempts[self.run.begun][line] = record
         self.run.last_line = line
         self.phase, self.before = row[kind], kind
+
+    def _declined(self, record: Record) -> None:
+        """Rule 9: a run that this ledger does not open, and that changes nothing."""
+        line, self.before = len(self.heads) + 1, "declined"
+        if plan_digest(record["plan"]) != record["plan_digest"]:
+            self._note(line, 9, "another plan_digest than of the plan declined")
+        if record["roster"].get(self.party) != self.key.hex():
+            self._note(line, 9, "the roster has another key for this party")
 
     def _opened(self, record: Record) -> Checks:
         plan, roster = record["plan"], record["roster"]

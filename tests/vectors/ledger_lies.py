@@ -784,6 +784,38 @@ def refused_half_of_a_round(story: Story) -> None:
     story.of("gamma", "refused")["round"] = 0
 
 
+@lie("declined", 9)
+def declined_plan_of_another_digest(story: Story) -> None:
+    """A client declines a plan under the name of another."""
+    story.of("alpha", "declined")["plan_digest"] = "ab" * 32
+
+
+@lie("declined", 9)
+def declined_under_another_own_key(story: Story) -> None:
+    """The declined run's roster has another key for the client."""
+    declined = story.of("alpha", "declined", 1)
+    declined["roster"]["alpha"] = declined["roster"]["beta"]
+
+
+@lie("declined", 9)
+def declined_without_this_client(story: Story) -> None:
+    """The declined run's roster does not have the client."""
+    del story.of("alpha", "declined", 2)["roster"]["alpha"]
+
+
+@lie("declined", 1)
+def declined_without_a_reason(story: Story) -> None:
+    """A client declines a plan for a reason that is none."""
+    story.of("alpha", "declined")["reason"] = "policy_whim"
+
+
+@lie("declined", 1)
+def declined_by_the_server(story: Story) -> None:
+    """The server declines a plan."""
+    declined = story.of("alpha", "declined") | {"party": SERVER, "role": "server"}
+    story.records[SERVER].insert(1, declined)
+
+
 @lie("three_rounds", 9)
 def totals_of_another_run(story: Story) -> None:
     """A client closes with one aborted round less."""

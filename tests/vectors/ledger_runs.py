@@ -13,6 +13,7 @@ from pathlib import Path
 
 from privacy.ledger import (
     Aborted,
+    Declined,
     Reason,
     Refused,
     Role,
@@ -155,6 +156,27 @@ def unfinished(run: SyntheticRun) -> None:
     run.clients["alpha"].commit(2)
 
 
+def declined(run: SyntheticRun) -> None:
+    """Alpha's own rules keep it out of other runs, before, within and after this."""
+    other = make_plan(unit="patient_id")
+    record = Declined(
+        EARLIER,
+        "tests",
+        other.to_json(),
+        other.digest_bytes,
+        run.roster,
+        Reason.POLICY_TRUST,
+    )
+    alpha = run.clients["alpha"]
+    alpha.ledger.append(record)
+    run.open()
+    alpha.ledger.append(record)
+    run.gather(1)
+    run.publish(1, CLIENTS)
+    run.finish()
+    alpha.ledger.append(record)
+
+
 LOCAL = {
     "trust": "local",
     "local_steps": 2,
@@ -175,6 +197,7 @@ RUNS: tuple[tuple[Callable[[SyntheticRun], None], dict[str, object]], ...] = (
     (no_promise, NO_PROMISE | {"rounds": 1}),
     (every_process_died, {"rounds": 2}),
     (unfinished, {"rounds": 2}),
+    (declined, {"rounds": 1}),
 )
 UNFINISHED = {"unfinished"}
 
