@@ -269,6 +269,7 @@ def run_job(options: argparse.Namespace) -> int:
     display.say(f"ledgers  {root / 'ledger'}")
     display.say(f"summary  {root / 'summary.json'}")
     display.say(f"verify   {_program()} ledger verify {root}")
+    display.say(f"report   {_program()} report {root}")
     if options.json:
         print(json.dumps(finished.summary))
     return 0

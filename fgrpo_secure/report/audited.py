@@ -65,7 +65,9 @@ def read_audits(folders: Sequence[tuple[str, Path]]) -> tuple[Audited, ...]:
     found = []
     for called, folder in folders:
         for path in sorted(folder.glob("*.json")):
-            source = f"{called}/{path.name}"
+            # It is printed, and a terminal would obey what a page does not.
+            name = path.name if path.name.isprintable() else ascii(path.name)
+            source = f"{called}/{name}"
             try:
                 said = json.loads(path.read_text("utf-8"))
                 found.append(_read(said, path.stem, source))

@@ -242,6 +242,9 @@ def reward_plot(facts: RunFacts) -> Plot | None:
     if not shown:
         return None
     places = np.arange(len(shown))[::-1]
+    first = ""
+    if len(facts.clients) > MOST_CLIENTS_DRAWN:
+        first = f" Of at most {MOST_CLIENTS_DRAWN} clients; the table has all."
 
     def draw(axes: Axes) -> None:
         for place, (_, before, after) in zip(places, shown, strict=True):
@@ -264,7 +267,8 @@ def reward_plot(facts: RunFacts) -> Plot | None:
 
     return Plot(
         "Held-out reward",
-        "Before and after, by client, on sets that their owners declared public.",
+        "Before and after, by client, on sets that their owners declared public."
+        f"{first}",
         _svg("reward", draw, "Held-out reward", 110 + 26 * len(shown)),
     )
 

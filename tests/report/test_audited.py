@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import audits
+from fgrpo_secure.cli import main
 from fgrpo_secure.report import write_report
 from fgrpo_secure.report.audited import read_audits
 from tests.report.pages import rows
@@ -98,6 +99,13 @@ def test_a_file_in_no_known_form_is_named_and_counts_for_nothing(folder, said):
     assert "audits/strange.json" in name
     assert result == "not read"
     assert "not counted" in about
+
+
+def test_a_files_name_cannot_speak_to_the_terminal(folder, capsys):
+    above = CANARIES | {"epsilon_lower_bound": 8.1}
+    put(folder, "x\x1b[2J", ATTACK | {"attacks": {"it": above}, "refuted": True})
+    assert main(["report", str(folder)]) == 1
+    assert "\x1b" not in capsys.readouterr().out
 
 
 def test_without_audits_the_page_says_so(made):
