@@ -414,9 +414,9 @@ def _audits(facts: RunFacts) -> Html:
         "Audits",
         element(
             "p",
-            "Attacks on the claim, with made-up data. Those of the release say that "
-            "this program keeps its promises where it was tested; those of the folder "
-            "are from whoever put them there. An audit can refute a claim, and never "
+            "Attacks on the claim, with made-up data. Those of the release found "
+            "nothing against this program where they looked; those of the folder are "
+            "from whoever put them there. An audit can refute a claim, and never "
             "prove one.",
         ),
         table("Results", ("audit", "result", "what was found"), rows),
