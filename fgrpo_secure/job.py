@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -109,9 +110,11 @@ def make_plan(config: RunConfig) -> tuple[Plan, Policy]:
 
 
 def default_folder(name: str) -> Path:
-    """`runs/<config>-<UTC>`, new."""
+    """`runs/<config>-<UTC>`, new, also where the clock shows a time that has been."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    return Path("runs") / f"{name}-{stamp}"
+    first = Path("runs") / f"{name}-{stamp}"
+    others = (first.with_name(f"{first.name}-{number}") for number in count(2))
+    return next(path for path in chain([first], others) if not path.exists())
 
 
 def run(

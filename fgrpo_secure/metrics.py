@@ -8,20 +8,12 @@ them.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from fgrpo_secure.secrets import PRIVATE_FILE_MODE
+from fgrpo_secure.secrets import append_privately
 
 
 def note(path: Path, values: Mapping[str, object]) -> None:
     """Append one line of local-only numbers to a file that only its owner may read."""
-    line = json.dumps({"local_only": True, **values}) + "\n"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-    descriptor = os.open(path, flags, PRIVATE_FILE_MODE)
-    try:
-        # In one call, so that a process that dies leaves all of a line or none.
-        os.write(descriptor, line.encode())
-    finally:
-        os.close(descriptor)
+    append_privately(path, json.dumps({"local_only": True, **values}))

@@ -50,6 +50,21 @@ def write_atomically(path: Path, data: bytes, *, private: bool = False) -> None:
     replace_file(path, data, mode=mode)
 
 
+def append_privately(path: Path, line: str) -> None:
+    """Add one line to a file that only its owner may read.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    descriptor = os.open(path, flags, PRIVATE_FILE_MODE)
+    try:
+        # In one call, so that a process that dies leaves all of a line or none.
+        os.write(descriptor, f"{line}\n".encode())
+    finally:
+        os.close(descriptor)
+
+
 def remove_unfinished(directory: Path) -> None:
     """Remove what a process left here that died while it wrote a file.
 

@@ -262,6 +262,7 @@ def save_pretrained(model: PeftModel, directory: Path) -> None:
             f"{directory} cannot be written.",
             "See that its folder may be written to and has room.",
         ) from None
+    fresh.chmod(0o755)
     for path in fresh.iterdir():
         # The result is to be published, whatever mode its writer prefers.
         path.chmod(0o644)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 PUBLIC_FILE_MODE = 0o644
-PUBLIC_DIRECTORY_MODE = 0o777
+PUBLIC_DIRECTORY_MODE = 0o755
 
 # What a process that died while it wrote leaves beside a file; the next write of the
 # same file takes it over.

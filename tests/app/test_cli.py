@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import datetime
 
 import pytest
 
@@ -348,6 +349,27 @@ def test_a_run_without_an_output_gets_a_new_folder_named_by_its_configuration():
     from fgrpo_secure.job import default_folder
 
     assert re.fullmatch(r"runs/tiny-\d{8}T\d{6}Z", str(default_folder("tiny")))
+
+
+def test_a_clock_that_went_back_leads_to_no_folder_of_another_run(
+    tmp_path, monkeypatch
+):
+    from fgrpo_secure import job
+
+    class Stopped:
+        @staticmethod
+        def now(zone):
+            return datetime(2026, 1, 2, tzinfo=zone)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(job, "datetime", Stopped)
+    names = []
+    for _ in range(3):
+        folder = job.default_folder("tiny")
+        folder.mkdir(parents=True)
+        names.append(folder.name)
+    first = "tiny-20260102T000000Z"
+    assert names == [first, f"{first}-2", f"{first}-3"]
 
 
 @pytest.mark.parametrize("arguments", [[], ["plan", "--colour"], ["fly"]])

@@ -17,6 +17,13 @@ from tests.crash.lives import changes_files
 from tests.crash.world import World
 
 _SHORT = {"rounds": 2}
+_BEFALLS = (
+    together.second_start,
+    together.orphan,
+    together.clock_goes_back,
+    together.no_umask,
+    together.resumed_after_each_round,
+)
 _SHOWN = 5
 
 
@@ -64,8 +71,8 @@ def _find(options: argparse.Namespace, scratch: Path) -> dict:
             tally.take(campaigns.chain(world, writes, ("full",)))
             report["refused"] = tally.stopped()[len(report["killed"]) :]
             report["unseen"] = planted.unseen(short)
-            report["second start"] = together.second_start(short)
-            report["orphan"] = together.orphan(short)
+            for befalls in _BEFALLS:
+                report[befalls.__name__] = befalls(short)
     print(f"{len(recorded)} boundaries; {tally}")
     report["findings"] = [asdict(finding) for finding in tally.findings]
     report["wrong"] = [text for finding in tally.findings for text in finding.wrong]

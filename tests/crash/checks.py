@@ -6,6 +6,7 @@ the calls that draw and release, before they did.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections import Counter
 from decimal import Decimal
@@ -86,6 +87,7 @@ def broken_at_the_end(run: Run, life: Life) -> list[str]:
         digest = bytes.fromhex(last[-1]["adapter_after"])
         read_checkpoint(run.output / SERVER, digest)
     wrong += [f"{path} was left behind" for path in _left_behind(run)]
+    wrong += _vectors_at_rest(run)
     return wrong
 
 
@@ -157,6 +159,24 @@ def _how_it_ended(life: Life) -> list[str]:
         clear = lines[0].startswith("fgrpo: ") and lines[1].startswith("       ")
         if life.status not in _REASONS or not clear:
             wrong.append(f"status {life.status} without a reason: {lines}")
+    return wrong
+
+
+def _vectors_at_rest(run: Run) -> list[str]:
+    """A vector before its mask is in no file, of the run or of the client."""
+    starts = {
+        event["words"][:64]: _place(event)
+        for event in run.seen()
+        if event["what"] == "vector"
+    }
+    wrong = []
+    for path in [*run.output.rglob("*"), *run.store.rglob("*")]:
+        held = path.read_bytes() if path.is_file() else b""
+        for start, place in starts.items():
+            words = bytes.fromhex(start)
+            forms = (words, start.encode(), base64.b64encode(words)[:-2])
+            if any(form in held for form in forms):
+                wrong.append(f"the vector of {place} lies in {path.name}")
     return wrong
 
 

@@ -71,8 +71,20 @@ def test_each_planted_fault_is_seen(killed):
 
 
 def test_a_second_process_on_a_run_is_refused_and_changes_nothing(killed):
-    assert killed["second start"] == []
+    assert killed["second_start"] == []
 
 
 def test_a_run_waits_for_a_worker_that_outlives_its_server(killed):
     assert killed["orphan"] == []
+
+
+def test_a_clock_that_goes_back_changes_nothing(killed):
+    assert killed["clock_goes_back"] == []
+
+
+def test_private_files_of_a_run_are_private_without_a_umask(killed):
+    assert killed["no_umask"] == []
+
+
+def test_a_run_goes_on_from_every_round_that_was_completed(killed):
+    assert killed["resumed_after_each_round"] == []
