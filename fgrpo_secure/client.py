@@ -233,8 +233,8 @@ class Client:
         # Nothing is joined, and so nothing charged, before the log of all that was
         # before is found to be in order.
         view = self._checked(log)
-        if view.server.adapter not in {None, terms.adapter_digest}:
-            msg = "an offer of another adapter than the server's log has published"
+        if not view.may_be_followed_by(number, terms.adapter_digest):
+            msg = "an offer that does not follow from the server's own log"
             raise FaultyServerError(msg)
         self._state = None
         self._end_unfinished(Reason.INTERRUPTED)

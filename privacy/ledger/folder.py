@@ -53,6 +53,7 @@ class Report:
         spends: what each client whose ledger verifies has spent in this run.
         budgets: what its data set has spent by the end of this run, in all runs.
         log_size: lines of the server's ledger.
+        log_root: of the Merkle tree over them, if it could be read.
         cosigned: the largest size of it that each client cosigned.
         roots: all that the server signed of its log.
     """
@@ -65,6 +66,7 @@ class Report:
     spends: Mapping[str, Spend] = field(default_factory=dict)
     budgets: Mapping[str, Budget] = field(default_factory=dict)
     log_size: int = 0
+    log_root: bytes | None = None
     cosigned: Mapping[str, int] = field(default_factory=dict)
     roots: Sequence[SignedRoot] = ()
 
@@ -118,6 +120,7 @@ class _Check:
             spends=spends,
             budgets=budgets,
             log_size=log.size,
+            log_root=log.root,
             cosigned=log.cosigned,
             roots=log.roots,
         )

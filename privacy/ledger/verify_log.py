@@ -63,12 +63,14 @@ class LogReport:
     Attributes:
         problems: all that is wrong.
         size: lines of the server's ledger.
+        root: of the tree over them, None where that ledger does not verify.
         cosigned: the largest size that each client cosigned, by the notes.
         roots: all that the server signed, by the notes.
     """
 
     problems: list[Problem] = field(default_factory=list)
     size: int = 0
+    root: bytes | None = None
     cosigned: dict[str, int] = field(default_factory=dict)
     roots: list[SignedRoot] = field(default_factory=list)
 
@@ -119,7 +121,7 @@ class _LogCheck:
             name: {(r.size, r.root) for _, r in _checkpoints(client.run, Cosigned)}
             for name, client in clients.items()
         }
-        self.report = LogReport(size=self._tree.size)
+        self.report = LogReport(size=self._tree.size, root=self._tree.root())
 
     def note(self, file: str, data: bytes) -> None:
         """Check one note, and take down who cosigned it."""

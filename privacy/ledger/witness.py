@@ -89,6 +89,18 @@ class View:
     server: History
     whole: bool
 
+    def may_be_followed_by(self, round_number: int, adapter_digest: bytes) -> bool:
+        """Whether the server can offer such a round without lying about its log.
+
+        It cannot after it has closed, nor an earlier round, nor on another adapter than
+        it published last, as far as this client has followed it.
+        """
+        return (
+            self.server.phase is Phase.IDLE
+            and self.server.round < round_number
+            and self.server.adapter in {None, adapter_digest}
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Shown:

@@ -319,10 +319,34 @@ def test_an_offer_of_another_adapter_than_the_log_published_is_not_joined(federa
     message = Writer().integer(2).field(offer).field(bytes(spoilt))
     message.field(one.server.last_words()[NAME])
     before = one.kinds(NAME)
-    with pytest.raises(FaultyServerError, match="another adapter"):
+    with pytest.raises(FaultyServerError, match="does not follow"):
         one.exchange.clients[NAME].handle("offer", message.finish())
     assert one.kinds(NAME) == before
     assert one.round(2).published
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_no_round_is_joined_that_the_servers_own_log_rules_out(federation, number):
+    """An earlier round, one that the log has, and one after the log was closed."""
+    one = federation()
+    one.exchange.unreached = {("offer", NAME)}
+    one.round(1)
+    one.round(2)
+    if number == 3:
+        one.server.close()
+    terms = round_terms(
+        one.plan,
+        roster=one.roster,
+        federation=RUN.hex(),
+        round_number=number,
+        adapter=one.server.adapter,
+    )
+    _, offer = open_round(terms, one.keys[SERVER], Counter("offer"), ())
+    message = Writer().integer(number).field(offer).field(one.server.adapter)
+    message.field(one.server.last_words()[NAME])
+    with pytest.raises(FaultyServerError, match="does not follow"):
+        one.exchange.clients[NAME].handle("offer", message.finish())
+    assert "joined" not in one.kinds(NAME)
 
 
 @pytest.mark.parametrize("hidden", ["roster", "survivors"])

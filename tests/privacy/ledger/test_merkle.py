@@ -136,6 +136,25 @@ def test_the_proofs_are_those_of_certificate_transparency():
         verify_consistency(old, new, *roots, raw(proof))
 
 
+def test_the_example_of_the_rfc_is_what_it_draws():
+    """RFC 6962, section 2.1.3: seven entries, the nodes a to l, and their proofs."""
+    entries = [b"d%d" % number for number in range(7)]
+    a, b, c, d, e, f, j = (leaf_hash(entry) for entry in entries)
+    g, h, i = node_hash(a, b), node_hash(c, d), node_hash(e, f)
+    k = node_hash(g, h)
+    right = node_hash(i, j)
+    tree = Tree(entries)
+    assert tree.root() == node_hash(k, right)
+    # The RFC calls them a to f and j (leaves), g, h, i, k and l.
+    assert tree.inclusion(0, 7) == (b, h, right)
+    assert tree.inclusion(3, 7) == (c, g, right)
+    assert tree.inclusion(4, 7) == (f, j, k)
+    assert tree.inclusion(6, 7) == (i, k)
+    assert tree.consistency(3, 7) == (c, d, g, right)
+    assert tree.consistency(4, 7) == (right,)
+    assert tree.consistency(6, 7) == (i, j, k)
+
+
 def test_every_root_and_proof_is_that_of_the_definition():
     for size in range(1, SIZES + 1):
         entries, root = ENTRIES[:size], KNOWN_ROOTS[size]

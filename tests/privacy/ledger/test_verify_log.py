@@ -83,6 +83,7 @@ def test_an_honest_run_verifies_and_says_who_cosigned(run):
     report = check(run)
     assert report.ok, report.problems
     assert report.log_size == 13
+    assert report.log_root == Tree(server_lines(run)).root()
     assert report.cosigned == dict.fromkeys(CLIENTS, 13)
     assert {root.head.size for root in report.roots} == {1, 5, 8, 12, 13}
 
