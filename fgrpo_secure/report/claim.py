@@ -358,7 +358,11 @@ def _evidence(facts: RunFacts) -> dict[str, Value]:
             "head": facts.server_head,
             "key": facts.server_fingerprint,
         },
-        "cosignatures": None,
+        "shared_log": {
+            "size": facts.log_size,
+            "root": facts.log_root or None,
+            "cosigned": {client.name: client.cosigned for client in facts.clients},
+        },
     }
 
 

@@ -62,6 +62,7 @@ class ClientFacts:
         fingerprint: of its key.
         head: hash of its ledger's last line, hex.
         records: lines of its ledger.
+        cosigned: lines of the server's ledger that it checked and vouches for.
         reward_before: held-out, as published; None where it is not public.
         reward_after: likewise.
     """
@@ -77,6 +78,7 @@ class ClientFacts:
     fingerprint: str
     head: str
     records: int
+    cosigned: int
     reward_before: float | None
     reward_after: float | None
 
@@ -134,6 +136,8 @@ class RunFacts:
         server_fingerprint: of the server's key.
         server_head: hash of its ledger's last line, hex.
         server_records: lines of its ledger.
+        log_size: lines that the last checkpoint of the shared log is of, 0 without one.
+        log_root: its root, hex; empty without one.
         seconds: the whole run, as its summary says; None where it does not.
         audits: results of audits, of the folder and of the release.
     """
@@ -147,6 +151,8 @@ class RunFacts:
     server_fingerprint: str
     server_head: str
     server_records: int
+    log_size: int
+    log_root: str
     seconds: float | None
     audits: tuple[Audited, ...]
 
@@ -232,6 +238,7 @@ def _facts(
     plan = Plan.from_json(own.opened.plan)
     finished = all(run.history.phase is Phase.CLOSED for run in runs.values())
     summary = _summary(folder)
+    log = max((r.head for r in report.roots), key=lambda h: h.size, default=None)
     limits = _Limits(plan, finished=finished)
     clients = tuple(
         _client(plan, ledgers[terms.name], runs[terms.name], report, limits, summary)
@@ -247,6 +254,8 @@ def _facts(
         server_fingerprint=server.key.fingerprint,
         server_head=server.head.hex(),
         server_records=server.history.records,
+        log_size=log.size if log else 0,
+        log_root=log.root.hex() if log else "",
         seconds=_number(summary.get("seconds")),
         audits=audits,
     )
@@ -306,6 +315,7 @@ def _client(
         fingerprint=ledger.key.fingerprint,
         head=ledger.head.hex(),
         records=ledger.history.records,
+        cosigned=report.cosigned.get(ledger.party, 0),
         reward_before=before,
         reward_after=after,
     )

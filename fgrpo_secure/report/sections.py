@@ -84,9 +84,14 @@ def evidence(facts: RunFacts) -> Html:
     """What was checked, and what to compare."""
     records = facts.server_records + sum(client.records for client in facts.clients)
     keys: list[tuple[Content, ...]] = [
-        ("server", _code(facts.server_fingerprint), _code(facts.server_head)),
+        ("server", _code(facts.server_fingerprint), _code(facts.server_head), _NOTHING),
         *(
-            (client.name, _code(client.fingerprint), _code(client.head))
+            (
+                client.name,
+                _code(client.fingerprint),
+                _code(client.head),
+                f"{client.cosigned:,}" if client.cosigned else "nothing",
+            )
             for client in facts.clients
         ),
     ]
@@ -106,16 +111,39 @@ def evidence(facts: RunFacts) -> Html:
             "A folder that was forged as a whole, keys included, verifies too. "
             "Compare these fingerprints with the parties over another channel.",
         ),
-        table("Keys and ends of ledgers", ("party", "key", "last line"), keys),
+        element("p", _shared_log(facts)),
+        table(
+            "Keys, ends of ledgers, and lines of the server's that each vouches for",
+            ("party", "key", "last line", "cosigned"),
+            keys,
+            numbers=(3,),
+        ),
         terms(
             [
                 ("plan", _code(facts.plan.digest)),
+                (
+                    "root of the log",
+                    _code(facts.log_root) if facts.log_root else "none",
+                ),
                 ("run", _code(facts.handle)),
                 ("recipe", _code(facts.plan.recipe)),
                 ("software, as recorded", ", ".join(facts.software)),
                 ("code commit", "not recorded"),
             ]
         ),
+    )
+
+
+def _shared_log(facts: RunFacts) -> str:
+    """How far the clients have checked the server's ledger while the run went on."""
+    if not facts.log_size:
+        return "There is no checkpoint of the server's ledger that clients cosigned."
+    whole = sum(client.cosigned >= facts.log_size for client in facts.clients)
+    return (
+        f"The server's ledger is a log that clients check while the run goes on. Its "
+        f"last checkpoint is of {counted(facts.log_size, 'line')}, and "
+        f"{whole} of {counted(len(facts.clients), 'client')} cosigned it. Two "
+        "histories shown to two clients would show as two roots."
     )
 
 

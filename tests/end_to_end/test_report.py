@@ -1,5 +1,6 @@
 """The report of a real run: what the run published, and nothing that it did not."""
 
+import base64
 import json
 
 from fgrpo_secure.cli import main
@@ -33,6 +34,18 @@ def test_the_report_of_a_run_says_what_its_summary_says(finished, output, capsys
     }
     # A report changes nothing that is verified.
     assert main(["ledger", "verify", str(output)]) == 0
+
+
+def test_the_report_shows_the_logs_root_and_that_every_client_cosigned_it(output):
+    assert main(["report", str(output)]) == 0
+    evidence = json.loads((output / "claim.json").read_bytes())["claim"]["evidence"]
+    log = evidence["shared_log"]
+    size, root = (output / "ledger/checkpoint").read_text("utf-8").split("\n")[1:3]
+    assert log["size"] == int(size) == evidence["server_ledger"]["records"]
+    assert log["root"] == base64.b64decode(root).hex()
+    assert log["cosigned"] == dict.fromkeys(NAMES, int(size))
+    assert "4 of 4 clients cosigned it" in words(output)
+    assert log["root"] in words(output)
 
 
 def test_bytes_and_weights_of_every_round_were_noted(finished, output):

@@ -16,6 +16,7 @@ from privacy.renyi import epsilon_from_curve
 from privacy.vectors import FloatVector
 from tests.privacy.ledger.synthetic import payloads
 from tests.report.conftest import KINDS
+from tests.report.pages import words
 
 # What NIST SP 800-226 and the OpenDP deployment registry ask a deployment to state.
 FIELDS = {
@@ -222,6 +223,13 @@ def test_the_evidence_is_that_of_the_folder(made):
         name = client["name"]
         remembered = json.loads((folder / f"ledger/{name}.jsonl.head").read_bytes())
         assert client["ledger"]["head"] == remembered["head"]
+
+
+def test_a_run_whose_log_nobody_cosigned_says_so(made):
+    log = claim_of(made("private"))["evidence"]["shared_log"]
+    assert log["root"] is None
+    assert set(log["cosigned"].values()) == {0}
+    assert "no checkpoint of the server's ledger" in words(made("private"))
 
 
 def test_the_sentence_names_the_numbers_of_the_claim(made):
