@@ -78,7 +78,7 @@ class Boundaries:
             if not (whole == str(folder) or whole.startswith(f"{folder}/")):
                 continue
             ledger = whole.removesuffix(".tmp").removesuffix(".head")
-            if _is_ledger(ledger):
+            if self._is_ledger(ledger):
                 what = "line" if whole == ledger else "head"
                 return f"{what} {self._lines.get(ledger, 'opening')}"
             parts = Path(whole).relative_to(folder).parts
@@ -88,6 +88,13 @@ class Boundaries:
                 text = pattern.sub(instead, text)
             return text
         return None
+
+    def _is_ledger(self, path: str) -> bool:
+        """Whether this is where a party writes its ledger, and no copy of it."""
+        if not path.endswith(".jsonl") or Path(path).parent.name != "ledger":
+            return False
+        within = self._folders["run"] in Path(path).parents
+        return not within or Path(path).stem not in self._clients
 
     def _without_client(self, part: str) -> str:
         for client in self._clients:
@@ -114,7 +121,7 @@ class Boundaries:
 
         def open_(path, flags, mode=0o777, *, dir_fd=None):
             fresh = flags & os.O_CREAT and self._name(path) and not Path(path).exists()
-            if _is_ledger(os.path.abspath(path)) and flags & os.O_CREAT:
+            if self._is_ledger(os.path.abspath(path)) and flags & os.O_CREAT:
                 self._lines[os.path.abspath(path)] = "opening"
             descriptor = real["open"](path, flags, mode, dir_fd=dir_fd)
             if fresh:
@@ -125,7 +132,7 @@ class Boundaries:
             path = path_of(descriptor)
             if self._name(path) is None:
                 return real["write"](descriptor, data)
-            if _is_ledger(path):
+            if self._is_ledger(path):
                 self._lines[path] = _kind(bytes(data))
             do("write", path)
             instead = self._judge(f"tear {self._name(path)}")
@@ -279,10 +286,6 @@ def die(*, machine: bool) -> None:
         os.killpg(os.getpgid(0), signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
     signal.pause()
-
-
-def _is_ledger(path: str) -> bool:
-    return path.endswith(".jsonl") and Path(path).parent.name == "ledger"
 
 
 def _kind(line: bytes) -> str:
