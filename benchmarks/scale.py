@@ -75,7 +75,8 @@ def report(result: Mapping[str, Any]) -> str:
         "another, and the server's. Each sum was the survivors' plain integer sum, bit "
         "for bit, the noise included. Memory is the process's peak, and that above "
         "what it held before the round; beside it what the masked vectors of all "
-        "clients would take. Bytes are those of one client, all phases together.",
+        "clients would take. Bytes are those of one client, all phases together. Wall "
+        "time is also that of other programs on the machine, where there are any.",
         "",
         "| clients | cohorts | d | vectors lost | wall, s | CPU, s | peak, MiB "
         "| of the round, MiB | all vectors, MiB | sent, bytes | received, bytes |",
