@@ -14,6 +14,7 @@ from fractions import Fraction
 import pytest
 
 from privacy.crypto import SigningKey
+from privacy.errors import MalformedMessageError
 from privacy.ledger import (
     cap_order,
     claimed_epsilon,
@@ -24,6 +25,7 @@ from privacy.ledger import (
 )
 from privacy.ledger.merkle import Tree
 from privacy.ledger.records import Event
+from privacy.ledger.terms import read_terms
 from tests.audits.ledger_folders import (
     ROOT,
     SCRIPT,
@@ -35,7 +37,7 @@ from tests.audits.ledger_folders import (
     verdicts,
     write,
 )
-from tests.privacy.ledger.synthetic import CLIENTS
+from tests.privacy.ledger.synthetic import CLIENTS, make_plan
 from tests.vectors import ledger_cases
 from tests.vectors.ledger_story import Story, applied
 
@@ -67,7 +69,7 @@ def test_the_vectors_are_what_the_program_writes():
 
 def test_there_are_lies_about_every_rule():
     assert {case["rule"] for case in CASES["bad"]} == set(range(1, 17))
-    assert len(CASES["bad"]) > 150
+    assert len(CASES["bad"]) > 180
 
 
 @pytest.mark.parametrize("case", CASES["valid"], ids=VALID)
@@ -107,6 +109,55 @@ def test_both_verifiers_agree_on_folders_altered_at_random(alter, name, tmp_path
         assert bool(first) == bool(again), (seed, first, again)
         verdict[bool(first)] += 1
     assert verdict[True] > 3
+
+
+PLANS = {
+    "format": ["fgrpo-secure/plan/2", None],
+    "trust": ["distributed ", "both", None, 1],
+    "unit": [None, 1],
+    "rounds": [0, -1, True, "3", 2**53],
+    "local_steps": [2, 0],
+    "inner_steps": [2, "1"],
+    "modulus_bits": [0, None],
+    "min_survivors": [0, 2.0],
+    "colluders": [-1, False],
+    "epsilon": ["0", "8.0", "1e1", 8, "-1", "1" * 19, "Infinity", "nan"],
+    "delta": ["0", "1", "infinity", "2", "0.50", ".5"],
+    "norm_bound": [0, "1024"],
+    "noise_variance": [4194304, "04", "-1", "9" * 40],
+    "statistic_norm_bound": [-1, "16"],
+    "statistic_variance": [4096, ""],
+    "clients": [
+        [],
+        {},
+        None,
+        [1],
+        [{"name": "alpha"}],
+        [{"name": "server", "sampling_rate": "1/2"}],
+        [{"name": "../alpha", "sampling_rate": "1/2"}],
+        [
+            {"name": "beta", "sampling_rate": "1/2"},
+            {"name": "alpha", "sampling_rate": "1/2"},
+        ],
+        [{"name": "alpha", "sampling_rate": "1/2"}] * 2,
+        [{"name": "alpha", "sampling_rate": "2/4"}],
+        [{"name": "alpha", "sampling_rate": "3/2"}],
+        [{"name": "alpha", "sampling_rate": 0.5}],
+        [{"name": f"c{n:03d}", "sampling_rate": "1/2"} for n in range(201)],
+    ],
+}
+
+
+@pytest.mark.parametrize("term", PLANS)
+def test_both_verifiers_refuse_the_same_plans(term):
+    plan = make_plan().to_json()
+    second.check_plan(plan)
+    read_terms(plan)
+    for value in PLANS[term]:
+        with pytest.raises(second.BrokenError):
+            second.check_plan(plan | {term: value})
+        with pytest.raises(MalformedMessageError):
+            read_terms(plan | {term: value})
 
 
 # --- Several folders ------------------------------------------------------------------

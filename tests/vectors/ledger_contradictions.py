@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from privacy.crypto import Label, sha256
 from privacy.ledger import Reason, Status
 from privacy.plan import SERVER
 from privacy.wire import canonical_json
@@ -19,6 +20,25 @@ from tests.vectors.ledger_lies import (
 )
 from tests.vectors.ledger_runs import EARLIER
 from tests.vectors.ledger_story import Files, Record, Story, Told
+
+# y = 1 with x = 0. A signature needs S B = R + h A. Here A counts for nothing, so that
+# S = 1 and R = B fit every message.
+NEUTRAL = bytes([1]) + bytes(31)
+BASE = bytes([0x58]) + bytes([0x66]) * 31
+
+
+class Anybody:
+    """Signs without a secret under the neutral point."""
+
+    class verify_key:  # noqa: N801 - it stands for a key
+        raw = NEUTRAL
+        fingerprint = sha256(Label.IDENTITY, NEUTRAL).hex()
+
+    @staticmethod
+    def sign_raw(message: bytes) -> bytes:
+        """A signature of every message."""
+        return BASE + NEUTRAL
+
 
 # --- Rules 11 and 12: the files, and one run ------------------------------------------
 
@@ -45,6 +65,21 @@ def key_missing(files: Files) -> Files:
 def plan_missing(files: Files) -> Files:
     """The plan is gone."""
     return {name: data for name, data in files.items() if name != "plan.json"}
+
+
+@damage("three_rounds", 11)
+def plan_that_is_a_list(files: Files) -> Files:
+    """The plan is no object."""
+    return files | {"plan.json": b"[]"}
+
+
+@lie("no_round", 11)
+def ledger_that_anybody_can_sign(story: Story) -> None:
+    """A client's key is the neutral point, under which one signature fits all lines."""
+    story.keys["alpha"] = Anybody()
+    for record in story.every("opened"):
+        record["roster"]["alpha"] = NEUTRAL.hex()
+    story.files["keys/alpha.pub"] = NEUTRAL.hex().encode() + b"\n"
 
 
 @damage("three_rounds", 11)
@@ -344,6 +379,20 @@ def summary_with_an_absurd_exponent(files: Files) -> Files:
 def summary_with_a_list_for_a_number(files: Files) -> Files:
     """The summary has a list where an epsilon belongs."""
     return summary(files, epsilon=[None])
+
+
+@damage("three_rounds", 16)
+def summary_that_is_a_list(files: Files) -> Files:
+    """The summary is no object."""
+    return files | {"summary.json": b"[]"}
+
+
+@damage("three_rounds", 16)
+def summary_with_another_epsilon_of_a_client(files: Files) -> Files:
+    """The summary has less for one client than its ledger."""
+    clients = json.loads(files["summary.json"])["clients"]
+    clients[0]["epsilon"] = 0.05
+    return summary(files, clients=clients)
 
 
 @damage("three_rounds", 16)

@@ -14,7 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 
-from privacy.ledger import Reason, cap_order, filter_epsilon, plan_digest
+from privacy.ledger import (
+    Reason,
+    cap_order,
+    filter_epsilon,
+    plan_digest,
+    price_charges,
+)
 from privacy.ledger.envelope import open_line, seal_line
 from privacy.ledger.fields import decimal_text
 from privacy.plan import SERVER
@@ -27,7 +33,7 @@ from tests.privacy.ledger.synthetic import (
     make_key,
     make_plan,
 )
-from tests.vectors.ledger_runs import EARLIER
+from tests.vectors.ledger_runs import EARLIER, LOCAL
 from tests.vectors.ledger_story import Files, Record, Story, ledger_file
 
 ALPHA, BETA, GAMMA = (ledger_file(name) for name in CLIENTS)
@@ -326,19 +332,6 @@ def unknown_reason(story: Story) -> None:
     story.of("gamma", "refused")["reason"] = "unwilling"
 
 
-@damage("unfinished", 1)
-def plan_nested_too_deep(files: Files) -> Files:
-    """A client opens a plan with a term that is nested 40 levels deep."""
-    record = Story(files).of("alpha", "opened")
-    deep: object = 0
-    for _ in range(40):
-        deep = [deep]
-    record |= {"seq": 0, "prev": "00" * 32, "plan": record["plan"] | {"recipe": deep}}
-    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
-    line = seal_line(text.encode(), make_key("alpha"))
-    return with_lines(files, ALPHA, [line + b"\n"])
-
-
 @lie("one_round", 1)
 def survivors_not_sorted(story: Story) -> None:
     """A client names the survivors in another order."""
@@ -355,6 +348,54 @@ def epsilon_with_a_trailing_zero(story: Story) -> None:
 def rate_not_in_lowest_terms(story: Story) -> None:
     """A client writes its rate as 2/100."""
     story.of("alpha", "intent")["event"]["sampling_rate"] = "2/100"
+
+
+@damage("three_rounds", 1)
+def another_keyid(files: Files) -> Files:
+    """A line is signed by its party and names a stranger's key."""
+    envelope = json.loads(lines_of(files, ALPHA)[-1])
+    envelope["signatures"][0]["keyid"] = STRANGER.verify_key.fingerprint
+    return with_last(files, canonical_json(envelope))
+
+
+@damage("three_rounds", 1)
+def envelope_with_a_field_more(files: Files) -> Files:
+    """An envelope has a field that DSSE does not know."""
+    envelope = json.loads(lines_of(files, ALPHA)[-1]) | {"comment": "all is well"}
+    return with_last(files, canonical_json(envelope))
+
+
+@damage("three_rounds", 1)
+def payload_that_is_a_list(files: Files) -> Files:
+    """The owner signs a list."""
+    return with_last_payload(files, b"[]")
+
+
+@lie("three_rounds", 1)
+def number_of_another_line(story: Story) -> None:
+    """A line's `seq` leaves one out; its links are whole."""
+    story.forced[id(story.of("alpha", "closed"))] = {"seq": 13}
+
+
+@lie("three_rounds", 1)
+def link_to_nowhere(story: Story) -> None:
+    """A line's `prev` is of no line; its number is right."""
+    story.forced[id(story.of("alpha", "closed"))] = {"prev": OTHER}
+
+
+@lie("no_round", 11)
+def plan_nested_too_deep(story: Story) -> None:
+    """All agree on a plan with a term that is nested 40 levels deep."""
+    deep: object = 0
+    for _ in range(40):
+        deep = [deep]
+    story.change_plan(recipe=deep)
+
+
+@lie("no_round", 11)
+def plan_with_a_large_integer(story: Story) -> None:
+    """All agree on a plan with an integer that a double does not hold."""
+    story.change_plan(recipe=2**53)
 
 
 # --- Rule 2: what may follow what -----------------------------------------------------
@@ -393,12 +434,6 @@ def published_without_survivors(story: Story) -> None:
     story.leave_out(SERVER, "survivors", round=3)
 
 
-@lie("no_round", 2)
-def run_of_the_server_opened_twice(story: Story) -> None:
-    """The server opens a second run in its ledger."""
-    story.records[SERVER].append(story.of(SERVER, "opened") | {"run": EARLIER.hex()})
-
-
 @damage("no_round", 2)
 def ledger_of_another_party(files: Files) -> Files:
     """Alpha signs beta's story."""
@@ -416,32 +451,31 @@ def line_of_another_run(story: Story) -> None:
     story.of("alpha", "intent", 2)["run"] = EARLIER.hex()
 
 
-@lie("second_run", 2)
+@lie("three_rounds", 2)
+def line_of_another_role(story: Story) -> None:
+    """A client's last line says that it is the server's."""
+    story.of("alpha", "closed")["role"] = "server"
+
+
+@lie("no_round", 2)
+def server_with_two_runs(story: Story) -> None:
+    """The server opens and closes a second run in its ledger."""
+    records = story.records[SERVER]
+    later = [record | {"run": EARLIER.hex()} for record in records]
+    records += later
+    records[-1] |= {"records": 4}
+
+
+@lie("nothing_charged", 2)
 def run_opened_twice(story: Story) -> None:
-    """A client's second run has the handle of its first."""
-    for record in story.records["alpha"]:
-        record["run"] = story.records["alpha"][0]["run"]
+    """A client opens and closes an earlier run once more."""
+    records = story.records["alpha"]
+    again = [dict(records[0]), records[3] | {"run": records[0]["run"]}]
+    records[2:2] = again
+    records[-1]["records"] = 6
 
 
 # --- Rule 3: opening ------------------------------------------------------------------
-
-
-@lie("no_round", 3)
-def digest_of_another_plan(story: Story) -> None:
-    """A client's `opened` has a digest that is not that of the plan in it."""
-    story.of("alpha", "opened")["plan_digest"] = OTHER
-
-
-@lie("no_round", 3)
-def roster_without_a_client(story: Story) -> None:
-    """A client pins no key for one of the plan's clients."""
-    del story.of("alpha", "opened")["roster"]["gamma"]
-
-
-@lie("no_round", 3)
-def roster_with_another_own_key(story: Story) -> None:
-    """A client pins a key as its own that is not the one it signs with."""
-    story.of("alpha", "opened")["roster"]["alpha"] = STRANGER.verify_key.raw.hex()
 
 
 @lie("no_round", 3)
@@ -466,12 +500,6 @@ def plan_with_an_exponent(story: Story) -> None:
 def order_of_the_filter_chosen(story: Story) -> None:
     """A client registers an order of its own choice for its filter."""
     story.of("alpha", "opened")["cap_order"] += 1
-
-
-@lie("no_round", 3)
-def cap_at_delta_one(story: Story) -> None:
-    """A client's cap holds at a delta at which nothing is promised."""
-    story.of("alpha", "opened")["cap_delta"] = "1"
 
 
 @lie("second_run", 3)
@@ -499,17 +527,43 @@ def cap_taken_away(story: Story) -> None:
 
 
 @lie("second_run", 3)
-def second_run_that_the_filter_refuses(story: Story) -> None:
-    """A client's second run has a cap below what its first run registered."""
-    story.of("alpha", "opened", 1)["cap_epsilon"] = "7.8"
-
-
-@lie("second_run", 3)
 def unit_changed(story: Story) -> None:
     """A client's first run in the ledger protected another kind of unit."""
     opened = story.of("alpha", "opened")
     opened["plan"] = opened["plan"] | {"unit": "patient_id"}
     opened["plan_digest"] = plan_digest(opened["plan"]).hex()
+
+
+@lie("second_run", 3)
+def digest_of_another_plan(story: Story) -> None:
+    """In an earlier run of a client `opened` has a digest that is not its plan's."""
+    story.of("alpha", "opened")["plan_digest"] = OTHER
+
+
+@lie("second_run", 3)
+def roster_without_a_client(story: Story) -> None:
+    """In an earlier run a client pinned no key for one of the plan's clients."""
+    del story.of("alpha", "opened")["roster"]["gamma"]
+
+
+@lie("second_run", 3)
+def roster_with_another_own_key(story: Story) -> None:
+    """In an earlier run a client pinned a key as its own that it does not sign with."""
+    story.of("alpha", "opened")["roster"]["alpha"] = STRANGER.verify_key.raw.hex()
+
+
+@lie("no_round", 3)
+def cap_at_delta_one(story: Story) -> None:
+    """A client has no cap, and that at a delta at which nothing is promised."""
+    opened = story.of("alpha", "opened")
+    opened |= {"cap_epsilon": "infinity", "cap_delta": "1", "cap_order": 2}
+    story.of("alpha", "closed")["lifetime"]["delta"] = "1"
+
+
+@lie("nothing_charged", 3)
+def second_run_that_the_filter_refuses(story: Story) -> None:
+    """A client's second run has a cap below what its first run registered."""
+    story.of("alpha", "opened", 1)["cap_epsilon"] = "7.8"
 
 
 # --- Rule 4: rounds -------------------------------------------------------------------
@@ -580,12 +634,6 @@ def statistic_not_charged(story: Story) -> None:
     event |= {"statistic_norm_bound": 0, "statistic_variance": "0"}
 
 
-@lie("local_trust", 5)
-def one_draw_charged_for_two(story: Story) -> None:
-    """A client of local trust draws twice and charges once."""
-    story.of("alpha", "intent")["releases"] = 1
-
-
 @lie("three_rounds", 5)
 def epsilon_understated(story: Story) -> None:
     """A client states a smaller epsilon than its charges cost, all through."""
@@ -622,19 +670,6 @@ def lifetime_understated(story: Story) -> None:
 def charges_counted_wrong(story: Story) -> None:
     """A client's third charge says that it is the second."""
     story.of("alpha", "intent", 2)["spend"]["charges"] = 2
-
-
-@lie("three_rounds", 5)
-def larger_delta(story: Story) -> None:
-    """A client prices its charges at another delta than the plan's."""
-    story.of("alpha", "intent", 2)["spend"]["delta"] = "0.001"
-
-
-@lie("three_rounds", 5)
-def lifetime_claims_the_other_figure(story: Story) -> None:
-    """A client of one run holds the filter's figure against its cap."""
-    for record in (story.of("alpha", "intent", 2), story.of("alpha", "closed")):
-        record["lifetime"]["claimed"] = "rdp"
 
 
 @lie("one_round", 5)
@@ -689,6 +724,41 @@ def more_than_the_plan_registers(story: Story) -> None:
     story.change_plan(rounds=1)
 
 
+@lie("three_rounds", 5)
+def larger_delta(story: Story) -> None:
+    """A client says that its figures hold at another delta than the plan's."""
+    for record in (story.of("alpha", "intent", 2), story.of("alpha", "closed")):
+        record["spend"]["delta"] = "0.000001"
+
+
+@lie("three_rounds", 5)
+def lifetime_claims_the_other_figure(story: Story) -> None:
+    """A client of one run holds the filter's figure against its cap."""
+    story.of("alpha", "intent", 2)["lifetime"]["claimed"] = "rdp"
+
+
+@lie("local_trust", 5)
+def one_draw_charged_for_two(story: Story) -> None:
+    """A client of local trust draws twice and charges once, and prices that right."""
+    event = event_of(make_plan(**LOCAL, rounds=1))
+    cap_delta, order = Decimal("0.0001"), story.of("alpha", "opened")["cap_order"]
+    pld, rdp = price_charges(((event, 1),), Decimal("0.00001"), 2)
+    life, _ = price_charges(((event, 1),), cap_delta, 2)
+    filtered = filter_epsilon(((event, 1),), cap_delta, order)
+    story.of("alpha", "intent")["releases"] = 1
+    for record in (story.of("alpha", "intent"), story.of("alpha", "closed")):
+        record["spend"] |= {
+            "charges": 1,
+            "epsilon_pld": decimal_text(pld),
+            "epsilon_rdp": decimal_text(rdp),
+        }
+        record["lifetime"] |= {
+            "charges": 1,
+            "epsilon_pld": decimal_text(life),
+            "epsilon_rdp": decimal_text(filtered),
+        }
+
+
 # --- Rules 6 to 10: the rest of one ledger --------------------------------------------
 
 
@@ -696,26 +766,6 @@ def more_than_the_plan_registers(story: Story) -> None:
 def another_modulus(story: Story) -> None:
     """A client's vector is of another modulus than the plan's."""
     story.of("alpha", "commit", 1)["modulus_bits"] = 31
-
-
-@lie("three_rounds", 7)
-def published_without_a_commit(story: Story) -> None:
-    """A client is in a sum to which it sent nothing."""
-    story.leave_out("alpha", "commit", round=3)
-
-
-@lie("three_rounds", 7)
-def too_few_survivors_told(story: Story) -> None:
-    """A client takes a sum of one for published."""
-    story.of("alpha", "outcome", 2)["survivors"] = ["alpha"]
-
-
-@lie("three_rounds", 7)
-def missed_and_in_the_sum(story: Story) -> None:
-    """A client says that it missed a sum of which it is a survivor."""
-    outcome = story.of("alpha", "outcome", 2)
-    outcome |= {"status": "missed", "reason": Reason.LEFT_OUT.value}
-    story.of("alpha", "closed").update(published=1, missed=1)
 
 
 @lie("three_rounds", 7)
@@ -832,6 +882,69 @@ def closed_with_a_smaller_epsilon(story: Story) -> None:
 def totals_of_the_server(story: Story) -> None:
     """The server closes with one published round more."""
     story.of(SERVER, "closed")["published"] = 3
+
+
+def earlier_sum(story: Story, **changes: object) -> None:
+    """In an earlier run alpha was told of a sum; nobody else's ledger speaks of it."""
+    told = dict.fromkeys(("adapter_digest", "server_head", "transcript"), OTHER)
+    told |= {"survivors": ["beta", "gamma"]}
+    story.of("alpha", "outcome").update(told | changes)
+
+
+@lie("second_run", 7)
+def survivor_outside_the_plan(story: Story) -> None:
+    """A client was told of a survivor whom the plan does not know."""
+    earlier_sum(story, survivors=["beta", "delta"])
+
+
+@lie("second_run", 7)
+def too_few_survivors_told(story: Story) -> None:
+    """A client takes a sum of one for published."""
+    earlier_sum(story, survivors=["beta"])
+
+
+@lie("second_run", 7)
+def missed_and_in_the_sum(story: Story) -> None:
+    """A client says that it missed a sum of which it is a survivor."""
+    earlier_sum(story, survivors=["alpha", "beta"])
+
+
+@lie("second_run", 7)
+def published_without_a_commit(story: Story) -> None:
+    """A client is in a sum to which it sent nothing."""
+    published = {"status": "published", "reason": None}
+    earlier_sum(story, survivors=["alpha", "beta"], **published)
+    story.of("alpha", "closed").update(published=1, missed=0)
+
+
+@lie("three_rounds", 7)
+def published_with_a_reason(story: Story) -> None:
+    """A client is in a sum and has a reason why not."""
+    story.of("alpha", "outcome", 2)["reason"] = Reason.DEADLINE.value
+
+
+@lie("three_rounds", 7)
+def aborted_without_a_reason(story: Story) -> None:
+    """A client has no reason for the end of a round."""
+    story.of("alpha", "outcome", 1)["reason"] = None
+
+
+@lie("three_rounds", 8)
+def head_of_nobody(story: Story) -> None:
+    """The server has a ledger's head of a client that was not in the round."""
+    story.of(SERVER, "published", 1)["heads"]["delta"] = OTHER
+
+
+@lie("three_rounds", 9)
+def lines_counted_wrong(story: Story) -> None:
+    """A client closes with a line more than it has."""
+    story.of("alpha", "closed")["records"] += 1
+
+
+@lie("three_rounds", 9)
+def closed_with_a_smaller_lifetime(story: Story) -> None:
+    """A client closes with less for its lifetime than it charged."""
+    story.of("alpha", "closed")["lifetime"]["epsilon_pld"] = "0.05"
 
 
 @damage("three_rounds", 10)

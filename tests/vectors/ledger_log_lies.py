@@ -238,6 +238,19 @@ def note_with_a_hyphen(files: Files) -> Files:
 
 
 @damage("cosigned", 14)
+def note_with_a_signature_of_no_length(files: Files) -> Files:
+    """Somebody whom nobody knows signed a note with nothing."""
+    line = "\u2014 witness.example/1 AAAAAA==\n"
+    return with_note(files, ROUND, files[name_of(ROUND)] + line.encode())
+
+
+@damage("no_round", 14)
+def log_that_is_a_file(files: Files) -> Files:
+    """Where the notes are kept is a file."""
+    return files | {"ledger/log": b"nothing"}
+
+
+@damage("cosigned", 14)
 def note_without_its_last_newline(files: Files) -> Files:
     """A note does not end with a newline."""
     return with_note(files, ROUND, files[name_of(ROUND)][:-1])
@@ -292,9 +305,9 @@ def client_ledger_older_than_its_cosignature(files: Files) -> Files:
 
 @lie("cosigned", 14)
 def disputed_by_a_client(story: Story) -> None:
-    """A client was shown a second history, says so, and refuses the server."""
+    """A client disputes what it was shown of the log, and refuses the server."""
     records = story.records["alpha"]
-    disputed = story.of("alpha", "cosigned") | {"kind": "disputed", "root": OTHER}
+    disputed = story.of("alpha", "cosigned") | {"kind": "disputed", "size": 3}
     records[-1:-1] = [disputed, refusal(story)]
     records[-1]["records"] += 2
 

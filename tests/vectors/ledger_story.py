@@ -9,12 +9,14 @@ log, and what clients write of them, are made from the lines that the server has
 
 from __future__ import annotations
 
+import contextlib
 import json
 from copy import deepcopy
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
-from privacy.crypto import SigningKey
+from privacy.crypto import Label, SigningKey, sha256
 from privacy.ledger.checkpoint import (
     Checkpoint,
     Note,
@@ -24,15 +26,25 @@ from privacy.ledger.checkpoint import (
 )
 from privacy.ledger.envelope import GENESIS, line_hash, open_line, seal_line
 from privacy.ledger.merkle import Tree
-from privacy.ledger.payload import plan_digest
 from privacy.plan import SERVER
 from privacy.wire import canonical_json
-from tests.privacy.ledger.synthetic import CLIENTS, make_key
+from tests.privacy.ledger.synthetic import CLIENTS, make_key, number
 
 Record = dict[str, Any]
 Files = dict[str, bytes]
 PARTIES = (*CLIENTS, SERVER)
 CHECKPOINT = "ledger/checkpoint"
+ENDS = ("published", "aborted")
+
+
+def text_of(value: object) -> bytes:
+    """Canonical JSON, also of what may not be written: names here are all ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def digest_of(plan: Record) -> str:
+    """The digest of a plan, also of one that may not be written."""
+    return sha256(Label.PLAN, text_of(plan)).hex()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +71,7 @@ def ledger_file(party: str) -> str:
 
 
 class Story:
-    """A folder whose parties may lie.
+    """A folder whose parties may lie. The summary says what the ledgers then add up to.
 
     Args:
         files: of a run that verifies.
@@ -69,6 +81,7 @@ class Story:
         records: of each party, in order; `seq` and `prev` are made when signed.
         keys: who signs for each party.
         notes: who signed the note of each size, the server as `server`.
+        forced: header fields of a record, by its identity, that are not made anew.
     """
 
     def __init__(self, files: Files) -> None:
@@ -84,6 +97,7 @@ class Story:
             for name in PARTIES
             for line, record in zip(lines[name], self.records[name], strict=True)
         }
+        self.forced: dict[int, Record] = {}
         self.notes: dict[int, list[str]] = {}
         for name in sorted(files):
             if name.startswith("ledger/log/"):
@@ -117,10 +131,10 @@ class Story:
         for name in parties:
             for opened in (r for r in self.records[name] if r["kind"] == "opened"):
                 opened["plan"] |= terms
-                opened["plan_digest"] = plan_digest(opened["plan"]).hex()
+                opened["plan_digest"] = digest_of(opened["plan"])
         if parties == PARTIES:
             plan = json.loads(self.files["plan.json"]) | terms
-            self.files["plan.json"] = canonical_json(plan)
+            self.files["plan.json"] = text_of(plan)
 
     def leave_out(self, party: str, *kinds: str, round: int = 0) -> None:  # noqa: A002
         """Take records away, make later counts fit, and reprice what is left."""
@@ -160,6 +174,30 @@ class Story:
                     for r in records
                 )
 
+    def _summary(self, told: Record) -> bytes:
+        """What the records add up to, as far as they have what it takes."""
+        plan, server = json.loads(self.files["plan.json"]), self.records[SERVER]
+        ended = {kind: [r for r in server if r["kind"] == kind] for kind in ENDS}
+        run = server[0]["run"]
+        told |= {
+            "plan_digest": digest_of(plan),
+            "rounds_completed": len(ended["published"]),
+            "rounds_aborted": len(ended["aborted"]),
+            "survivors": ([[]] + [r["survivors"] for r in ended["published"]])[-1],
+        }
+        figures = {}
+        for name in CLIENTS:
+            spent = [r for r in self.records[name] if "spend" in r and r["run"] == run]
+            spend = spent[-1]["spend"] if spent else {"epsilon_pld": "0"}
+            pld, rdp = spend["epsilon_pld"], spend.get("epsilon_rdp")
+            figures[name] = rdp if pld == "infinity" else pld
+        for client in told["clients"]:
+            client["epsilon"] = number(Decimal(figures[client["name"]]))
+        told["epsilon"] = number(max(map(Decimal, figures.values())))
+        told["delta"] = number(Decimal(plan["delta"]))
+        told["target_epsilon"] = number(Decimal(plan["epsilon"]))
+        return json.dumps(told, indent=2).encode()
+
     def written(self) -> Files:
         """The folder, every line signed by its party."""
         lines: dict[int, bytes] = {}
@@ -170,6 +208,7 @@ class Story:
             if id(record) not in lines:
                 prev = line_hash(seal(party, place - 1)) if place else GENESIS
                 body = record | {"seq": place, "prev": prev.hex()}
+                body |= self.forced.get(id(record), {})
                 if isinstance(body.get("root"), Shown):
                     body["root"] = root_of(body["size"]).hex()
                 if isinstance(body.get("signature"), Shown):
@@ -185,7 +224,7 @@ class Story:
                         name: head_of(head) if isinstance(head, Told) else head
                         for name, head in body["heads"].items()
                     }
-                lines[id(record)] = seal_line(canonical_json(body), self.keys[party])
+                lines[id(record)] = seal_line(text_of(body), self.keys[party])
             return lines[id(record)]
 
         def root_of(size: int) -> bytes:
@@ -202,6 +241,13 @@ class Story:
             for place, record in enumerate(self.records[name])
         }
         files = dict(self.files)
+        if "summary.json" in files:
+            # Where figures are no figures, the summary stays as it was.
+            with contextlib.suppress(
+                ArithmeticError, LookupError, TypeError, ValueError
+            ):
+                told = json.loads(files["summary.json"])
+                files["summary.json"] = self._summary(told)
         for name in PARTIES:
             own = [seal(name, place) for place in range(len(self.records[name]))]
             files[ledger_file(name)] = b"".join(line + b"\n" for line in own)
