@@ -147,7 +147,9 @@ def test_a_roster_below_the_sites_floor_is_refused_before_the_charge(guarded):
     one.one.round(1)
     error = one.one.exchange.errors["roster", NAME]
     assert "the round has 3 clients" in str(error)
-    assert one.one.kinds(NAME) == ["opened", "joined", "refused", "outcome"]
+    assert one.one.kinds(NAME) == [
+        *("opened", "cosigned", "joined", "refused", "outcome")
+    ]
     assert one.reasons() == ["policy_cohort"]
     outcome = one.one.last(NAME, "outcome")
     assert (outcome["status"], outcome["reason"]) == ("missed", "policy_cohort")
@@ -182,7 +184,7 @@ def test_survivors_below_the_sites_floor_are_not_confirmed(guarded):
     one.one.round(1)
     assert ("survivors", NAME) in one.one.exchange.errors
     assert one.one.kinds(NAME) == [
-        *("opened", "joined", "intent", "commit", "refused", "outcome")
+        *("opened", "cosigned", "joined", "intent", "commit", "refused", "outcome")
     ]
     assert one.reasons() == ["policy_survivors"]
     one.verified()
