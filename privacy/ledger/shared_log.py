@@ -32,7 +32,7 @@ from privacy.ledger.checkpoint import (
     parse_note,
     sign_checkpoint,
 )
-from privacy.ledger.durable import UNFINISHED_SUFFIX, replace_file
+from privacy.ledger.durable import UNFINISHED_SUFFIX, make_directory, replace_file
 from privacy.ledger.log_update import LogUpdate, seal_update
 from privacy.ledger.merkle import Tree
 from privacy.ledger.store import Ledger
@@ -234,7 +234,7 @@ class SharedLog:
     def _keep(self, note: Note) -> None:
         data = note.to_bytes()
         try:
-            self._folder.mkdir(exist_ok=True)
+            make_directory(self._folder)
             replace_file(self._folder / note_name(note.checkpoint.size), data)
             replace_file(self._folder.parent / CHECKPOINT, data)
         except OSError as error:

@@ -29,6 +29,7 @@ from tests.crash.power import Journal, content
 _VARIABLE = (
     (re.compile(r"\b[0-9a-f]{16,}\b"), "DIGEST"),
     (re.compile(r"\b\d{5}\b"), "ROUND"),
+    (re.compile(r"\b\d+\.note\b"), "SIZE.note"),
 )
 
 

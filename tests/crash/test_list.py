@@ -29,8 +29,13 @@ PRIMITIVE = {
         "replace_file",
         "sync_directory",
     },
+    "privacy/ledger/shared_log.py": {"_load"},
     "privacy/ledger/store.py": {"_replay", "_restore", "_write"},
+    # What is made for show, and nothing rests on.
+    "fgrpo_secure/tracking.py": {"__init__", "_tell", "_write"},
     # These are no part of a run.
+    "fgrpo_secure/approvals.py": {"approve"},
+    "fgrpo_secure/policy_commands.py": {"write_policy"},
     "fgrpo_secure/assets/make.py": {"report", "save", "write_data"},
     "fgrpo_secure/scaffold.py": {"write_project"},
 }
@@ -48,7 +53,11 @@ ASKING = {
     ("secrets.py", "identity_key"): "store/CLIENT/identity.key",
     ("secrets.py", "store_key"): "store/.units.key",
     ("ledger/remembered.py", "store_head"): "head intent",
+    ("ledger/shared_log.py", "_keep"): "run/ledger/log/SIZE.note",
     ("ledger/keyfiles.py", "write_key_file"): "run/keys/CLIENT.pub",
+    # No part of a run.
+    ("approvals.py", "approve"): None,
+    ("report/write.py", "write_report"): None,
     # Written by `replace_file` like the others, in runs that no crash test makes: a bug
     # was met, or a step was at fault. Nothing is charged or sent after either.
     ("runtime/local.py", "_work"): None,
@@ -56,8 +65,8 @@ ASKING = {
     ("stopping.py", "stop"): None,
     ("secrets.py", "write_atomically"): None,
 }
-# A refusal is written like every line, and where it stands nothing was released.
-NO_RUN_WRITES = {"client refused"}
+# These are written like every line, and where they stand nothing was released.
+NO_RUN_WRITES = {"client declined", "client disputed", "client refused"}
 
 CHANGES = {
     *("copyfile", "copytree", "fsync", "ftruncate", "hardlink_to", "link", "mkdir"),
