@@ -40,8 +40,12 @@ def main() -> int:
     parser.add_argument("--report", type=Path, help="write what was found, as JSON")
     parser.add_argument("--keep", type=Path, help="leave the runs of findings here")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="crash-") as scratch:
-        found = _find(options, options.keep or Path(scratch))
+    if options.keep is not None:
+        options.keep.mkdir(parents=True, exist_ok=True)
+        found = _find(options, Path(tempfile.mkdtemp(dir=options.keep)))
+    else:
+        with tempfile.TemporaryDirectory(prefix="crash-") as scratch:
+            found = _find(options, Path(scratch))
     if options.report is not None:
         options.report.write_text(json.dumps(found, indent=1), "utf-8")
     return 1 if found["wrong"] else 0
