@@ -763,6 +763,18 @@ def test_lines_that_do_not_fit_the_checkpoint_are_refused(watched, change):
     assert refuses(one, FaultyServerError, one.sealed(bad)) == []
 
 
+@pytest.mark.parametrize("start", [3, 5])
+def test_a_log_that_begins_where_the_client_has_not_been_is_refused(watched, start):
+    """All of it fits together; the client cannot tell whether it fits what it has."""
+    one = watched()
+    one.show()
+    one.round(1)
+    one.show(["beta"])
+    one.round(2)
+    update = one.update_of(one.lines(), start)
+    assert refuses(one, FaultyServerError, one.sealed(update)) == []
+
+
 # A client whose ledger is an older copy.
 
 
