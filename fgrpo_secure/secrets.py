@@ -56,11 +56,14 @@ def append_privately(path: Path, line: str) -> None:
     Raises:
         OSError: the disk refused.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
     descriptor = os.open(path, flags, PRIVATE_FILE_MODE)
     try:
-        # In one call, so that a process that dies leaves all of a line or none.
-        os.write(descriptor, f"{line}\n".encode())
+        size = os.fstat(descriptor).st_size
+        # What a process left that died here stays a line of its own, which no reader
+        # takes for a whole one.
+        torn = size and os.pread(descriptor, 1, size - 1) != b"\n"
+        os.write(descriptor, (b"\n" if torn else b"") + f"{line}\n".encode())
     finally:
         os.close(descriptor)
 

@@ -100,6 +100,46 @@ def test_looking_for_an_identity_makes_none(tmp_path):
     assert mode(folder) == 0o755
 
 
+def test_one_module_reads_private_keys():
+    package = Path(secrets.__file__).parent
+    for path in package.rglob("*.py"):
+        names = {
+            node.id if isinstance(node, ast.Name) else node.value
+            for node in ast.walk(ast.parse(path.read_text("utf-8")))
+            if isinstance(node, ast.Name | ast.Constant)
+        }
+        called = {
+            getattr(node.func, "id", "")
+            for node in ast.walk(ast.parse(path.read_text("utf-8")))
+            if isinstance(node, ast.Call)
+        }
+        own = path.name == "secrets.py"
+        assert ("SigningKey" in called) is own, path
+        assert ("identity.key" in names) is own, path
+
+
+def test_a_line_is_added_to_a_private_file_in_one_piece(tmp_path, umask):
+    path = tmp_path / "metrics.jsonl"
+    append_privately(path, "one")
+    path.chmod(0o600)
+    append_privately(path, "two")
+    assert path.read_text() == "one\ntwo\n"
+    path.write_text("one\ntw")
+    append_privately(path, "three")
+    assert path.read_text() == "one\ntw\nthree\n"
+    (tmp_path / "fresh").mkdir()
+    append_privately(tmp_path / "fresh" / "file", "")
+    assert mode(tmp_path / "fresh" / "file") & 0o077 == 0
+
+
+def test_what_a_dead_process_left_is_removed_and_nothing_else(tmp_path):
+    for name in ("opening-00001.key.tmp", "opening-00001.key", "baseline.json"):
+        (tmp_path / name).write_bytes(b"1")
+    remove_unfinished(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"opening-00001.key", "baseline.json"}
+
+
 def test_the_key_of_a_store_is_made_once_and_is_private(tmp_path, umask, monkeypatch):
     path = tmp_path / ".units.key"
     key = store_key(path)
