@@ -239,13 +239,11 @@ class Witness:
         Raises:
             RollbackError: it has forgotten.
         """
-        if not update.cosigned:
-            return
         try:
             note = parse_note(update.cosigned)
             note.require(self._name, self._key.verify_key)
         except (MalformedMessageError, BadSignatureError):
-            # It shows nothing of this client, so that nothing follows from it.
+            # Nothing, or nothing that this client signed: so nothing follows from it.
             return
         head = note.checkpoint
         known = dict(self._ledger.history.checked)

@@ -531,6 +531,52 @@ def test_a_leaf_that_is_no_line_of_the_servers_ledger_is_refused(watched, forge_
     assert refuses(one, EquivocationError, one.sealed(one.update_of(lines, 1)))
 
 
+def with_more(one, *kinds, **changes):
+    """The server's lines, and records of these kinds behind them."""
+    records = payloads(one.path(SERVER))
+    shared = {key: records[0][key] for key in ("v", "party", "role", "run", "seq")}
+    more = {
+        "closed": {"records": 1, "published": 0, "aborted": 0},
+        "resumed": {"last": "opened", "round": 0, "attempt": 0, "torn_bytes": 0},
+    }
+    records += [
+        shared | {"prev": "", "kind": kind} | more[kind] | changes for kind in kinds
+    ]
+    return forge(records, one.keys[SERVER]).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("kinds_added", "changes"),
+    [
+        (("closed", "closed"), {}),
+        (("closed", "resumed"), {}),
+        (("resumed",), {"party": "beta"}),
+        (("resumed",), {"role": "client"}),
+    ],
+)
+def test_who_has_just_started_still_knows_what_may_follow_what(
+    watched, kinds_added, changes
+):
+    one = watched()
+    one.show()
+    one.round(1)
+    one.show()
+    lines = with_more(one, *kinds_added, **changes)
+    one.restart_client(NAME)
+    assert refuses(one, EquivocationError, one.sealed(one.update_of(lines, 5)))
+
+
+def test_who_has_just_started_cannot_judge_what_is_said_of_lines_before(watched):
+    """What `resumed` and `closed` repeat of them, an auditor checks who has them."""
+    one = watched()
+    one.show()
+    one.round(1)
+    one.show()
+    update = one.update_of(with_more(one, "resumed", "closed"), 5)
+    assert refuses(one, EquivocationError, one.sealed(update, "beta"), "beta")
+    one.restart_client(NAME).check(one.sealed(update))
+
+
 TOLD = {
     "another adapter": {"adapter_after": "77" * 32},
     "another transcript": {"transcript": "77" * 32},
@@ -712,8 +758,14 @@ def signed_by(one, key, name, note):
         lambda one, note: signed_by(one, one.keys["beta"], "beta", note),
         lambda one, note: signed_by(one, one.keys[SERVER], "server", note),
         lambda one, note: one.note_of(one.lines(), origin=log_origin(bytes(16))),
+        lambda one, note: signed_by(
+            one,
+            one.keys[SERVER],
+            ORIGIN,
+            one.note_of(one.lines(), origin=log_origin(bytes(16))),
+        ),
     ],
-    ids=["another key", "a client", "another name", "another run"],
+    ids=["another key", "a client", "another name", "another run", "its name"],
 )
 def test_a_checkpoint_of_somebody_else_is_refused(watched, forge_note):
     one = watched()
