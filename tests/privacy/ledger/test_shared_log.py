@@ -722,6 +722,17 @@ def test_an_older_checkpoint_is_refused_and_ends_nothing(watched):
     assert sizes(one) == [1, 5, 9]
 
 
+def test_an_older_size_with_another_root_is_a_second_history(watched):
+    """It proves as much as a new one would, so that it is not taken for a replay."""
+    one = watched()
+    one.show()
+    one.round(1)
+    one.show()
+    lines = forked(one, 0, software="other")[:1]
+    added = refuses(one, EquivocationError, one.sealed(one.update_of(lines)))
+    assert added == ["disputed", "refused"]
+
+
 def test_an_update_that_the_server_did_not_sign_for_this_client_changes_nothing(
     watched,
 ):
