@@ -1,16 +1,20 @@
 """Keys and private files: who may read them, and what a crash leaves."""
 
+import ast
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
 from fgrpo_secure import secrets
 from fgrpo_secure.errors import StateError
 from fgrpo_secure.secrets import (
+    append_privately,
     existing_identity,
     identity_key,
     private_directory,
+    remove_unfinished,
     store_key,
     write_atomically,
 )
