@@ -106,7 +106,7 @@ FAULTS = (
     Fault(
         "a charge after the draw",
         charge_late,
-        "client noise",
+        "client statistic",
         "machine",
         "fewer are charged",
     ),
