@@ -77,6 +77,22 @@ def listed() -> list[str]:
     return LISTED.read_text("utf-8").splitlines()
 
 
+def is_another(name: str) -> bool:
+    """Whether a boundary is passed by the same code for every kind of line.
+
+    A head is written by one function, whatever its line says. The tests kill within it
+    for two kinds of line, and before and after it for all.
+    """
+    _, _, what = name.partition(" ")
+    verb, _, kind = what.partition(" head ")
+    return verb in {"tear", "sync", "rename"} and kind not in {"intent", "published"}
+
+
+def is_write(name: str) -> bool:
+    """Whether a disk that is full from here on is tried by the tests."""
+    return " write " in name and " head " not in name
+
+
 def write_list(names: Iterable[str]) -> None:
     """Replace the list by what was recorded."""
     LISTED.write_text("".join(f"{name}\n" for name in sorted(names)), "utf-8")
