@@ -183,6 +183,8 @@ def at_random(world: World, kills: int, seed: int) -> Iterator[Finding]:
             life = run.live(then=_after(wait, scope, run) if done < kills else None)
             seconds += life.seconds
             if (run.output / "summary.json").exists():
+                # Other work on the machine may have been less than it was.
+                longest = min(longest, life.seconds) if run.lives == 1 else longest
                 break
             done += 1
             if scope in {NAMES_LOST, NAMES_KEPT}:
