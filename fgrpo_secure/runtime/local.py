@@ -250,6 +250,12 @@ class LocalExchange:
 
 
 def _work(pipe: Connection, order: WorkerOrder) -> None:
+    """A worker's process. Where its server has died, there is nobody to tell."""
+    with suppress(BrokenPipeError, ConnectionResetError):
+        _open_and_answer(pipe, order)
+
+
+def _open_and_answer(pipe: Connection, order: WorkerOrder) -> None:
     """A worker's life: open the clients, then answer until the pipe closes."""
     # The parent decides what Ctrl-C means, for all processes at once.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -300,10 +306,7 @@ def _work(pipe: Connection, order: WorkerOrder) -> None:
         except FgrpoError as error:
             message = Writer().integer(_Kind.SILENCE).integer(sequence).text(name)
             message.text(error.what)
-        try:
-            pipe.send_bytes(message.finish())
-        except (BrokenPipeError, ConnectionResetError):
-            return
+        pipe.send_bytes(message.finish())
 
 
 REFUSAL_EXIT = 6

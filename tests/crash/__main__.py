@@ -20,6 +20,7 @@ _SHORT = {"rounds": 2}
 _BEFALLS = (
     together.second_start,
     together.orphan,
+    together.orphan_at_the_start,
     together.clock_goes_back,
     together.no_umask,
     together.resumed_after_each_round,

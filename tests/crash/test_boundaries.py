@@ -77,6 +77,7 @@ def test_a_second_process_on_a_run_is_refused_and_changes_nothing(killed):
 
 def test_a_run_waits_for_a_worker_that_outlives_its_server(killed):
     assert killed["orphan"] == []
+    assert killed["orphan_at_the_start"] == []
 
 
 def test_a_clock_that_goes_back_changes_nothing(killed):

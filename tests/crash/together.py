@@ -44,8 +44,16 @@ def second_start(world: World) -> list[str]:
 
 def orphan(world: World) -> list[str]:
     """Start a run again while a worker of its dead server still computes."""
-    run = world.run("orphan")
-    first = run.start(at("client draw", 1, "orphan"))
+    return _orphaned(world.run("orphan"), "client draw")
+
+
+def orphan_at_the_start(world: World) -> list[str]:
+    """Likewise where its server died before the worker could say that it is ready."""
+    return _orphaned(world.run("early-orphan"), "client send ready")
+
+
+def _orphaned(run: Run, boundary: str) -> list[str]:
+    first = run.start(at(boundary, 1, "orphan"))
     try:
         first.wait_for("orphan")
         first.end_of_server()
@@ -57,6 +65,8 @@ def orphan(world: World) -> list[str]:
         left = first.end_of_workers()
     if left:
         wrong.append(f"{left} orphans did not end")
+    if "Traceback" in first.files.stderr.read_text("utf-8"):
+        wrong.append("an orphan printed a traceback")
     return wrong + broken_at_the_end(run, run.live())
 
 
