@@ -531,6 +531,80 @@ def test_a_leaf_that_is_no_line_of_the_servers_ledger_is_refused(watched, forge_
     assert refuses(one, EquivocationError, one.sealed(one.update_of(lines, 1)))
 
 
+# Each check by itself: a client that took part in nothing knows only the log.
+
+
+def unconcerned(one):
+    """A round that nobody joined, so that no ledger but the server's says anything."""
+    one.show()
+    one.gather(1, ())
+    one.abort(1, ())
+    return payloads(one.path(SERVER))
+
+
+def refuses_saying(one, lines, start, what):
+    data = one.sealed(one.update_of(lines, start))
+    with pytest.raises(EquivocationError, match=what):
+        one.witnesses[NAME].check(data)
+
+
+@pytest.mark.parametrize(
+    "change", BROKEN[:3], ids=lambda change: getattr(change, "__name__", "")
+)
+def test_an_opening_that_is_not_the_clients_own_is_refused_at_once(watched, change):
+    one = watched()
+    records = payloads(one.path(SERVER))
+    change(records)
+    lines = forge(records, one.keys[SERVER]).splitlines()
+    refuses_saying(one, lines, 0, "plan")
+
+
+@pytest.mark.parametrize("start", [0, 1])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_no_line_that_was_vouched_for_changes_though_no_ledger_contradicts_it(
+    watched, start, restarted
+):
+    one = watched()
+    unconcerned(one)
+    one.show()
+    one.gather(2, ())
+    one.abort(2, ())
+    lines = forked(one, 3, dropouts=["alpha"])
+    if restarted:
+        one.restart_client(NAME)
+    refuses_saying(one, lines, start, "no longer holds the 4 lines")
+
+
+def test_a_proof_from_where_the_client_is_shows_a_change_by_itself(watched):
+    one = watched()
+    unconcerned(one)
+    one.show()
+    one.gather(2, ())
+    one.abort(2, ())
+    lines = forked(one, 3, dropouts=["alpha"])
+    refuses_saying(one, lines, 4, "does not begin with the 4 that were checked")
+
+
+def test_a_checkpoint_in_the_middle_of_a_round_is_refused(watched):
+    one = watched()
+    unconcerned(one)
+    refuses_saying(one, one.lines()[:3], 1, "middle of a round")
+
+
+@pytest.mark.parametrize("changes", [{"seq": 9}, {"prev": "77" * 32}])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_line_that_is_not_linked_to_the_one_before_is_refused(
+    watched, changes, restarted
+):
+    one = watched()
+    records = unconcerned(one)
+    records[2] |= changes
+    data = forge(records, one.keys[SERVER], relink=False)
+    if restarted:
+        one.restart_client(NAME)
+    refuses_saying(one, data.splitlines(), 1, "not linked")
+
+
 def with_more(one, *kinds, **changes):
     """The server's lines, and records of these kinds behind them."""
     records = payloads(one.path(SERVER))
