@@ -53,8 +53,8 @@ _LOW_ORDER_IDENTITIES = frozenset(
 )
 _GCM_NONCE_BYTES = 12
 _AES_BLOCK_BYTES = 16
-# A first read of so many bytes is worth a change of the mode.
-_LONG_READ_BYTES = 2**12
+# A first read of so many bytes is worth the making of another mode.
+_LONG_READ_BYTES = 2**16
 # The block of a keystream that GCM begins with.
 _GALOIS_START = 2
 # Marks a field that is no part of a stored key, as `privacy.wire.ATTACHED` does.

@@ -138,7 +138,10 @@ def apply_masks(
         *((key, np.subtract) for key in subtracted),
     ]
     threads = _threads(len(residues), len(masks))
-    own, *others = [_Masks(masks[k::threads], modulus_bits) for k in range(threads)]
+    most = min(len(residues), CHUNK_WORDS)
+    own, *others = [
+        _Masks(masks[k::threads], modulus_bits, most) for k in range(threads)
+    ]
     if not others:
         own.add_to(residues)
         return
@@ -163,16 +166,17 @@ class _Masks:
     Args:
         masks: each key, and whether its mask is added or subtracted.
         modulus_bits: sums are reduced modulo 2**modulus_bits.
+        most: words of the longest chunk.
     """
 
     __slots__ = ("_streams", "_target", "_words", "_wraps", "_zeros", "modulus_mask")
 
     def __init__(
-        self, masks: Sequence[tuple[bytes, np.ufunc]], modulus_bits: int
+        self, masks: Sequence[tuple[bytes, np.ufunc]], modulus_bits: int, most: int
     ) -> None:
         self._streams = [(Keystream(key).read_into, combine) for key, combine in masks]
-        self._zeros = memoryview(bytes(_WORD_BYTES * CHUNK_WORDS))
-        self._target, self._words = _buffer(CHUNK_WORDS)
+        self._zeros = memoryview(bytes(_WORD_BYTES * most))
+        self._target, self._words = _buffer(most)
         # uint32 wraps modulo 2**32, of which 2**modulus_bits is a divisor.
         self._wraps = modulus_bits == MAX_MODULUS_BITS
         self.modulus_mask = np.uint32(2**modulus_bits - 1)

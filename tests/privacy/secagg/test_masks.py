@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from privacy import crypto
 from privacy.crypto import AgreementKey
 from privacy.errors import MalformedMessageError
 from privacy.secagg import masks
@@ -107,6 +108,7 @@ def test_what_was_added_and_subtracted_is_gone():
 def test_the_words_do_not_depend_on_the_number_of_threads(
     monkeypatch, length, threads, chunk
 ):
+    monkeypatch.setattr(crypto, "_LONG_READ_BYTES", 4096)
     monkeypatch.setattr(masks, "CHUNK_WORDS", chunk)
     whole = np.arange(length, dtype=np.uint32)
     parted = whole.copy()
