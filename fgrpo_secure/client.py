@@ -209,9 +209,6 @@ class Client:
         log = reader.field()
         reader.finish()
         try:
-            if number > self._plan.rounds:
-                msg = "a round beyond the rounds of the plan"
-                raise ReplayError(msg)
             terms = round_terms(
                 self._plan,
                 roster=self._roster,
@@ -221,6 +218,10 @@ class Client:
             )
             last = self._ledger.history.round
             state, answer = secagg.join(offer, terms, self._key, system_entropy, last)
+            # The number is signed with the offer: nobody else writes a refusal here.
+            if number > self._plan.rounds:
+                msg = "a round beyond the rounds of the plan"
+                raise ReplayError(msg)
             if self._rules is not None:
                 run = bytes.fromhex(self._federation)
                 self._rules.check_offer(self._ledger.history, run)

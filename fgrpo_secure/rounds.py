@@ -12,12 +12,12 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fgrpo_secure.metrics import note
+from fgrpo_secure.secrets import append_privately
 
 if TYPE_CHECKING:
     from fgrpo_secure.runtime.exchange import Exchange
@@ -52,6 +52,32 @@ class RoundNote:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
+class _Weighed(Mapping[str, bytes]):
+    """Messages whose sizes are noted as they are fetched to be sent.
+
+    A message may be made only then, since an adapter for each client at once would fill
+    the memory; and what is not fetched was not sent.
+
+    Args:
+        messages: by client.
+    """
+
+    def __init__(self, messages: Mapping[str, bytes]) -> None:
+        self._messages = messages
+        self.sizes: dict[str, int] = {}
+
+    def __getitem__(self, name: str) -> bytes:
+        message = self._messages[name]
+        self.sizes[name] = len(message)
+        return message
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._messages)
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+
 class Meter:
     """An exchange that counts what passes through it.
 
@@ -70,9 +96,10 @@ class Meter:
     ) -> dict[str, bytes]:
         """Carry one phase and count it."""
         began = time.monotonic()
-        answers = self._exchange.exchange(phase, messages, deadline)
+        weighed = _Weighed(messages)
+        answers = self._exchange.exchange(phase, weighed, deadline)
         took = time.monotonic() - began
-        self._down[phase] += sum(map(len, messages.values()))
+        self._down[phase] += sum(weighed.sizes.values())
         self._up[phase] += sum(map(len, answers.values()))
         self._seconds[phase] = self._seconds.get(phase, 0.0) + took
         return answers
@@ -95,7 +122,7 @@ class Meter:
 
 def write_note(folder: Path, noted: RoundNote) -> None:
     """Add a line to the coordinator's notes in its private folder."""
-    note(folder / _FILE, asdict(noted))
+    append_privately(folder / _FILE, json.dumps(asdict(noted)))
 
 
 def read_notes(folder: Path) -> dict[int, RoundNote]:

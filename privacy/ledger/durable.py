@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 PUBLIC_FILE_MODE = 0o644
+_OTHERS = 0o077
 PUBLIC_DIRECTORY_MODE = 0o755
 
 # What a process that died while it wrote leaves beside a file; the next write of the
@@ -72,9 +73,12 @@ def sync_directory(path: Path) -> None:
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     descriptor = os.open(path, flags, mode)
     try:
+        if mode & _OTHERS == 0:
+            # A piece that lies here from before may have been readable to others.
+            os.fchmod(descriptor, mode)
         # The kernel takes no more than 2 GiB at once.
         left = memoryview(data)
         while left:

@@ -194,3 +194,19 @@ def test_a_round_beyond_the_plan_is_refused_and_the_refusal_recorded(federation)
     # The number alone was wrong: the plan's last round is joined.
     client.handle("offer", offer_of(one, one.plan.rounds, one.server.adapter))
     assert one.kinds(NAME)[-1] == "joined"
+
+
+def test_a_round_number_that_nobody_signed_writes_no_refusal(federation):
+    one = federation(names=TRIO)
+    offer = offer_of(one, 1, one.server.adapter)
+    reader = Reader(offer)
+    reader.integer(), reader.field()
+    parts = reader.field(), reader.field()
+    before = one.kinds(NAME)
+    for number in (0, 10**6):
+        forged = Writer().integer(number).field(bytes(200))
+        for part in parts:
+            forged.field(part)
+        with pytest.raises(PrivacyError):
+            one.exchange.clients[NAME].handle("offer", forged.finish())
+    assert one.kinds(NAME) == before

@@ -37,6 +37,25 @@ def test_a_meter_carries_everything_on_and_counts_bytes_by_phase():
     assert (noted.round, noted.published) == (1, False)
 
 
+def test_a_meter_has_each_message_made_once_and_only_where_it_is_sent():
+    made = []
+
+    class Made(dict):
+        def __getitem__(self, name):
+            made.append(name)
+            return bytes(5)
+
+    class One:
+        def exchange(self, phase, messages, deadline):
+            assert set(messages) == {"alpha", "gone"}
+            return {"alpha": messages["alpha"]}
+
+    meter = Meter(One())
+    meter.exchange("offer", Made(alpha=None, gone=None), 7.0)
+    assert made == ["alpha"]
+    assert meter.noted(1, published=False, survivors=0, weights=0).down == {"offer": 5}
+
+
 def test_a_note_is_read_as_it_was_written_and_by_its_owner_alone(tmp_path):
     write_note(tmp_path, NOTE)
     assert read_notes(tmp_path) == {2: NOTE}

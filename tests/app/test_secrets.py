@@ -136,6 +136,23 @@ def test_a_line_is_added_to_a_private_file_in_one_piece(tmp_path, umask):
     assert mode(tmp_path / "fresh" / "file") & 0o077 == 0
 
 
+def test_a_private_file_does_not_take_the_mode_of_a_piece_that_was_left(tmp_path):
+    path = tmp_path / "identity.key"
+    piece = tmp_path / "identity.key.tmp"
+    piece.write_bytes(b"older")
+    piece.chmod(0o644)
+    write_atomically(path, b"key", private=True)
+    assert (path.read_bytes(), mode(path)) == (b"key", 0o600)
+    # Nor is it written through a link that lies in its place.
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"as it was")
+    piece.symlink_to(elsewhere)
+    with pytest.raises(OSError, match="symbolic link"):
+        write_atomically(path, b"another", private=True)
+    assert elsewhere.read_bytes() == b"as it was"
+    assert path.read_bytes() == b"key"
+
+
 def test_what_a_dead_process_left_is_removed_and_nothing_else(tmp_path):
     for name in ("opening-00001.key.tmp", "opening-00001.key", "baseline.json"):
         (tmp_path / name).write_bytes(b"1")

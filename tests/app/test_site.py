@@ -44,6 +44,8 @@ OTHER_TERMS = {
     "survivors": {"min_survivors": 4},
     "colluders": {"colluders": 0},
     "a client more": {"clients": (*CLIENTS, ZETA)},
+    "modulus_bits": {"modulus_bits": 31},
+    "rotation": {"rotation": True},
     "another client": {"clients": (*CLIENTS[:3], ZETA)},
 }
 
