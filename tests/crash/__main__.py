@@ -57,13 +57,14 @@ def _find(options: argparse.Namespace, scratch: Path) -> dict:
     """What is asked for, as the report has it."""
     tally = _Tally(scratch)
     short = World(scratch / "short", privacy=_SHORT)
-    recorded = sorted(campaigns.record(short))
+    passes = campaigns.record(short)
+    recorded = sorted(passes)
     refused = [name for name in recorded if changes_files(name)]
     report: dict = {"recorded": recorded}
     if options.record:
         campaigns.write_list(recorded)
     elif options.every:
-        tally.take(campaigns.every(short))
+        tally.take(campaigns.every(short, passes))
     else:
         world = World(scratch / "world")
         if options.random is not None:

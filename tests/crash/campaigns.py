@@ -8,7 +8,7 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,10 +138,15 @@ def _chained(run: Run, left: set[str], scopes: Sequence[str]) -> Finding:
     return Finding(run.folder.name, tuple(killed), run.lives, seconds, tuple(wrong))
 
 
-def every(world: World) -> Iterator[Finding]:
-    """Kill a new run at each pass of each boundary, in one of the ways in turns."""
+def every(world: World, recorded: Mapping[str, int]) -> Iterator[Finding]:
+    """Kill a new run at each pass of each boundary, in one of the ways in turns.
+
+    Args:
+        world: of the runs that were recorded.
+        recorded: how often all processes together come to each boundary.
+    """
     number = 0
-    for name, count in sorted(record(world).items()):
+    for name, count in sorted(recorded.items()):
         # That a bar moves on changes nothing but the bar.
         passes = 2 if name.endswith("progress") else count
         for turn in range(1, passes + 1):
