@@ -50,6 +50,7 @@ ASKING = {
     ("learner.py", "contribute"): "store/CLIENT/run-DIGEST/opening-ROUND.key",
     ("metrics.py", "note"): "store/CLIENT/run-DIGEST/metrics.jsonl",
     ("overlap.py", "_claim"): "store/CLIENT/ledger/CLIENT.units",
+    ("rounds.py", "write_note"): "run/server/rounds.jsonl",
     ("secrets.py", "identity_key"): "store/CLIENT/identity.key",
     ("secrets.py", "store_key"): "store/.units.key",
     ("ledger/remembered.py", "store_head"): "head intent",
@@ -60,7 +61,7 @@ ASKING = {
     ("report/write.py", "write_report"): None,
     # Written by `replace_file` like the others, in runs that no crash test makes: a bug
     # was met, or a step was at fault. Nothing is charged or sent after either.
-    ("runtime/local.py", "_work"): None,
+    ("runtime/local.py", "_open_and_answer"): None,
     ("site.py", "handle"): None,
     ("stopping.py", "stop"): None,
     ("secrets.py", "write_atomically"): None,
@@ -124,7 +125,7 @@ def test_whoever_writes_a_file_is_known():
 @pytest.mark.parametrize("name", sorted(filter(None, ASKING.values())))
 def test_a_file_that_is_written_is_killed_at_every_step(name):
     ours = {line.partition(" ")[2] for line in listed()}
-    adds = name.endswith("metrics.jsonl")
+    adds = name.endswith(("metrics.jsonl", "rounds.jsonl"))
     steps = ("write", "tear") if adds else (*STEPS, "sync folder of")
     assert {f"{step} {name}" for step in steps} <= ours
 
