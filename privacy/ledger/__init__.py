@@ -16,7 +16,17 @@ from privacy.ledger.charges import (
 )
 from privacy.ledger.checkpoint import Checkpoint, Note, log_origin, parse_note
 from privacy.ledger.codes import Claim, Reason, Role, Status, reason_of
-from privacy.ledger.fields import HANDLE_BYTES, decimal_text
+from privacy.ledger.federation import (
+    COHORT,
+    cohort_folders,
+    verify_federation,
+)
+from privacy.ledger.fields import (
+    HANDLE_BYTES,
+    decimal_text,
+    from_object,
+    to_object,
+)
 from privacy.ledger.folder import Report, verify_run
 from privacy.ledger.history import History, claimed_epsilon
 from privacy.ledger.keyfiles import read_key_file, write_key_file
@@ -39,6 +49,7 @@ from privacy.ledger.records import (
     Intent,
     Joined,
     Lifetime,
+    Moved,
     Outcome,
     Published,
     Record,
@@ -66,6 +77,7 @@ from privacy.ledger.verify_log import SignedRoot, roots_of, split_views
 from privacy.ledger.witness import View, Witness
 
 __all__ = [
+    "COHORT",
     "HANDLE_BYTES",
     "HEAD_SUFFIX",
     "Aborted",
@@ -86,6 +98,7 @@ __all__ = [
     "Joined",
     "Ledger",
     "Lifetime",
+    "Moved",
     "Note",
     "Outcome",
     "Phase",
@@ -115,9 +128,11 @@ __all__ = [
     "charge_count",
     "charged",
     "claimed_epsilon",
+    "cohort_folders",
     "commitment",
     "decimal_text",
     "filter_epsilon",
+    "from_object",
     "log_origin",
     "parse_note",
     "plan_digest",
@@ -131,6 +146,8 @@ __all__ = [
     "spend_of",
     "spends_after",
     "split_views",
+    "to_object",
+    "verify_federation",
     "verify_ledger",
     "verify_run",
     "write_key_file",

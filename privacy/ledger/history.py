@@ -56,6 +56,7 @@ from privacy.ledger.records import (
     Intent,
     Joined,
     Lifetime,
+    Moved,
     Outcome,
     Published,
     Record,
@@ -112,7 +113,9 @@ class History:
         published: outcomes of the run, by status.
         aborted: likewise.
         missed: likewise.
-        adapter: digest of the adapter after the last published sum (server).
+        moved: rounds without a sum in which other cohorts moved the adapter (server).
+        adapter: digest of the adapter as the last published sum, of this cohort or of
+            others, has left it (server).
         offered: digest of the adapter that the round starts from (server).
         offer_digest: of the round's offer; empty before the first round.
         members: of the round's roster (server).
@@ -143,6 +146,7 @@ class History:
     published: int = 0
     aborted: int = 0
     missed: int = 0
+    moved: int = 0
     adapter: bytes | None = None
     offered: bytes = b""
     offer_digest: bytes = b""
@@ -263,6 +267,8 @@ class History:
                 following = self._gather(record)
             case Published():
                 following = self._publish(record)
+            case Moved():
+                following = self._move(record)
             case Aborted():
                 self._check_cohort(record.dropouts)
                 following = replace(self, aborted=self.aborted + 1)
@@ -458,6 +464,15 @@ class History:
             adapter=record.adapter_after,
             last_survivors=record.survivors,
         )
+
+    def _move(self, record: Moved) -> History:
+        """Other cohorts' sums moved the adapter that an aborted round started from."""
+        _require(
+            record.adapter_before == self.offered
+            and self.adapter in {None, record.adapter_before},
+            "another adapter than the round started from",
+        )
+        return replace(self, adapter=record.adapter_after, moved=self.moved + 1)
 
     def _check_totals(self, record: ClientClosed | ServerClosed) -> None:
         counts = (record.records, record.published, record.aborted)

@@ -28,6 +28,7 @@ from privacy.ledger.records import (
     Disputed,
     Intent,
     Joined,
+    Moved,
     Outcome,
     Published,
     Record,
@@ -65,6 +66,7 @@ _SERVER_KINDS: tuple[type[Record], ...] = (
     Survivors,
     Published,
     Aborted,
+    Moved,
     Resumed,
     ServerClosed,
 )

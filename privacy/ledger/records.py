@@ -444,6 +444,24 @@ class Aborted:
 
 
 @dataclass(frozen=True, slots=True)
+class Moved:
+    """The adapter moved by the sums of other cohorts; this one's attempt gave none.
+
+    Attributes:
+        round: the one that was aborted here.
+        attempt: likewise.
+        adapter_before: digest of the adapter that it started from.
+        adapter_after: digest of the one that the next round starts from.
+    """
+
+    kind: ClassVar[str] = "moved"
+    round: Positive
+    attempt: Positive
+    adapter_before: Digest
+    adapter_after: Digest
+
+
+@dataclass(frozen=True, slots=True)
 class ServerClosed:
     """The last record of the server's run.
 
@@ -479,6 +497,7 @@ ServerRecord: TypeAlias = (
     | Survivors
     | Published
     | Aborted
+    | Moved
     | Resumed
     | ServerClosed
 )

@@ -19,6 +19,7 @@ from privacy.ledger.records import (
     Intent,
     Joined,
     Lifetime,
+    Moved,
     Outcome,
     Published,
     Record,
@@ -99,9 +100,11 @@ def _of_server(record: Record) -> str:
             return f"run {record.run.hex()}, plan {_short(record.plan_digest)}"
         case Roster(members=names) | Survivors(survivors=names):
             return " ".join(names) or "nobody"
-        case Published():
-            survivors = _listed("survivors", record.survivors)
-            return f"adapter {_short(record.adapter_after)}{survivors}"
+        case Published() | Moved():
+            by = ", by other cohorts"
+            if isinstance(record, Published):
+                by = _listed("survivors", record.survivors)
+            return f"adapter {_short(record.adapter_after)}{by}"
         case Aborted():
             return record.reason.value + _listed("dropouts", record.dropouts)
         case ServerClosed():

@@ -80,6 +80,7 @@ SERVER_STEPS: Mapping[Phase, Mapping[str, Phase]] = {
     Phase.CLOSED: {"opened": Phase.IDLE},
     Phase.IDLE: {
         "round_opened": Phase.OFFERED,
+        "moved": Phase.IDLE,
         "resumed": Phase.IDLE,
         "closed": Phase.CLOSED,
     },

@@ -208,6 +208,54 @@ def test_a_server_record_that_contradicts_the_others_is_refused(server, name):
         replay(records)
 
 
+def moved(server, **changes):
+    """What the server says after its second round, which was aborted."""
+    opened = server[5]
+    fields = {
+        "round": 2,
+        "attempt": 1,
+        "adapter_before": opened["adapter_digest"],
+        "adapter_after": "22" * 32,
+    }
+    return record_like(server[8], "moved", **(fields | changes))
+
+
+def test_an_aborted_round_is_followed_by_where_other_cohorts_moved_the_adapter(server):
+    history = replay([*server[:8], moved(server)])
+    assert (history.adapter.hex(), history.moved) == ("22" * 32, 1)
+    assert (history.phase, history.published, history.aborted) == (Phase.IDLE, 1, 1)
+    third = copied(server[8]) | {"adapter_digest": "22" * 32}
+    assert replay([*server[:8], moved(server), third]).round == 3
+    with pytest.raises(LedgerError, match="start from the published adapter"):
+        replay([*server[:9][:8], moved(server), copied(server[8])])
+
+
+@pytest.mark.parametrize(
+    ("place", "changes", "what"),
+    [
+        (8, {"adapter_before": "11" * 32}, "another adapter than the round"),
+        (8, {"round": 1}, "another round or attempt"),
+        (8, {"round": 3}, "another round or attempt"),
+        # Not before the round has ended, and not after a sum that moved the adapter.
+        (7, {}, "cannot follow"),
+        (5, {"round": 1}, "another adapter than the round"),
+        (1, {}, "another round or attempt"),
+    ],
+)
+def test_an_adapter_that_moved_otherwise_is_refused(server, place, changes, what):
+    with pytest.raises(LedgerError, match=what):
+        replay([*server[:place], moved(server, **changes)])
+
+
+def test_an_adapter_moves_once_in_a_round(server):
+    records = [*server[:8], moved(server)]
+    again = moved(server, adapter_after="33" * 32)
+    onward = moved(server, adapter_before="22" * 32, adapter_after="33" * 32)
+    for second in (again, onward):
+        with pytest.raises(LedgerError, match="another adapter than the round"):
+            replay([*records, second])
+
+
 @pytest.mark.parametrize(
     ("place", "change", "what"),
     [
