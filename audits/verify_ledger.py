@@ -400,6 +400,7 @@ KINDS: dict[str, dict[str, str]] = {
         "published": f"{ATTEMPT}names survivors; digests heads; "
         "digest sum_digest adapter_before adapter_after transcript",
         "aborted": f"{ATTEMPT}reason reason; names dropouts",
+        "moved": f"{ATTEMPT}digest adapter_before adapter_after",
         "resumed": RESUMED,
         "closed": "positive records; count published aborted",
     },
@@ -421,7 +422,7 @@ STEPS = {
     },
     "server": {
         "closed": "opened:idle",
-        "idle": "round_opened:offered resumed:idle closed:closed",
+        "idle": "round_opened:offered moved:idle resumed:idle closed:closed",
         "offered": "roster:rostered aborted:idle resumed:offered",
         "rostered": "survivors:counted aborted:idle resumed:rostered",
         "counted": "published:idle aborted:idle resumed:counted",
@@ -888,6 +889,15 @@ class Ledger:
         self.run.outcomes["aborted"] += 1
         known = self.run.rates.keys() >= set(record["dropouts"])
         yield known, 8, "a dropout is no client of the plan"
+
+    def _moved(self, record: Record) -> Checks:
+        yield from self._place(record)
+        attempt = self.run.attempts.get(self.run.begun, Attempt({}))
+        before = attempt.said("round_opened", "adapter_digest")
+        same = self.run.adapter in {None, record["adapter_before"]}
+        yield record["adapter_before"] == before, 8, "the round opened with another"
+        yield same, 8, "the adapter was moved from another than the last"
+        self.run.adapter = record["adapter_after"]
 
     def _refused(self, record: Record) -> Checks:
         both = (record["round"] == 0) == (record["attempt"] == 0)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fgrpo_secure.cohort import Cohort
 from fgrpo_secure.config import RunConfig, load_config
 from fgrpo_secure.evaluate import evaluate
 from fgrpo_secure.folders import RunFolder
@@ -195,15 +196,15 @@ def _federated(config: RunConfig, absent: int, root: Path) -> Iterator[bytes]:
         site = open_site(
             config, plan, folder, names, ledger.history.run, lambda *_: None
         )
-        server = Server(
+        cohort = Cohort(
             plan=plan,
-            policy=policy,
-            settings=config.server,
-            folder=private,
             ledger=ledger,
             key=key,
             roster=folder.roster(plan),
             deadline=config.machine.deadline_seconds,
+        )
+        server = Server(
+            cohorts=[cohort], policy=policy, settings=config.server, folder=private
         )
         server.recover()
         yield server.adapter

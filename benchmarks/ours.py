@@ -27,6 +27,7 @@ import privacy.contribution
 from benchmarks.worker import Channel, forget_peak, held_memory, peak_memory
 from fgrpo_secure.budget import open_client_ledger
 from fgrpo_secure.client import Client
+from fgrpo_secure.cohort import Cohort
 from fgrpo_secure.config import RunConfig, load_config
 from fgrpo_secure.draws import Draws
 from fgrpo_secure.folders import RunFolder
@@ -220,15 +221,15 @@ class Federation:
                 roster=roster,
                 federation=run.hex(),
             )
-        self._server = Server(
+        cohort = Cohort(
             plan=self.plan,
-            policy=policy,
-            settings=config.server,
-            folder=private,
             ledger=ledger,
             key=key,
             roster=roster,
             deadline=_DEADLINE,
+        )
+        self._server = Server(
+            cohorts=[cohort], policy=policy, settings=config.server, folder=private
         )
         self._server.recover()
         self._exchange = Exchange(clients, measured, *lost)

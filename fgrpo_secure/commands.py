@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from fgrpo_secure.admission import Ask
     from fgrpo_secure.approvals import Proposal
     from fgrpo_secure.config import RunConfig
-    from privacy.ledger import SignedRoot
+    from privacy.ledger import Report, SignedRoot
     from privacy.plan import Plan
 
 EXIT_WRONG = 1
@@ -101,12 +102,15 @@ def check_clients(options: argparse.Namespace) -> int:
 def show_plan(options: argparse.Namespace) -> int:
     """Print what a configuration would promise."""
     from fgrpo_secure.config import load_config
-    from fgrpo_secure.job import make_plan
+    from fgrpo_secure.job import make_plans
 
     config, _ = load_config(options.config, options.overrides)
     with quiet_libraries():
-        plan, _ = make_plan(config)
-    facts = plan_facts(plan) | {"budget": budget_facts(config, plan)}
+        plans, _ = make_plans(config)
+    plan, facts = run_facts(plans)
+    budgets = [budget_facts(config, one) for one in plans]
+    clients = {name: own for one in budgets for name, own in one["clients"].items()}
+    facts |= {"budget": budgets[0] | {"clients": clients}}
     if options.json:
         print(json.dumps(facts, indent=2))
         return 0
@@ -167,6 +171,26 @@ def budget_facts(config: RunConfig, plan: Plan) -> dict[str, Any]:
             "by_filter": found.runs > 0,
         }
     return {"shared": config.machine.state is not None, "clients": clients}
+
+
+def run_facts(plans: Sequence[Plan]) -> tuple[Plan, dict[str, Any]]:
+    """What a run promises: the plan of its most exposed client, and facts of all.
+
+    Cohorts differ in their clients alone, so that each one's terms are those of all.
+    """
+    plan = max(plans, key=lambda one: one.sampling_rate)
+    facts = plan_facts(plan)
+    if len(plans) == 1:
+        return plan, facts | {"cohorts": []}
+    each = [facts if one is plan else plan_facts(one) for one in plans]
+    for name in ("epsilon_by_client", "sampling_rate_by_client", "expected_batch"):
+        facts |= {name: {c: value for one in each for c, value in one[name].items()}}
+    told = ("digest", "clients", "threshold")
+    cohorts = [{name: one[name] for name in told} for one in each]
+    return plan, facts | {
+        "clients": sum(one["clients"] for one in cohorts),
+        "cohorts": cohorts,
+    }
 
 
 def plan_facts(plan: Plan) -> dict[str, Any]:
@@ -247,6 +271,7 @@ def run_job(options: argparse.Namespace) -> int:
     """Run all parties on this machine."""
     from fgrpo_secure.config import load_config
     from fgrpo_secure.display import Display
+    from privacy.ledger import cohort_folders
 
     config, name = load_config(options.config, options.overrides)
     display = Display()
@@ -266,10 +291,12 @@ def run_job(options: argparse.Namespace) -> int:
             )
     display.result(finished.summary, finished.samples)
     display.say(f"adapter  {root / 'adapter'}")
-    display.say(f"ledgers  {root / 'ledger'}")
+    for folder in cohort_folders(root) or [root]:
+        display.say(f"ledgers  {folder / 'ledger'}")
     display.say(f"summary  {root / 'summary.json'}")
     display.say(f"verify   {_program()} ledger verify {root}")
-    display.say(f"report   {_program()} report {root}")
+    for folder in cohort_folders(root) or [root]:
+        display.say(f"report   {_program()} report {folder}")
     if options.json:
         print(json.dumps(finished.summary))
     return 0
@@ -289,28 +316,53 @@ def _again(options: argparse.Namespace, root: Path) -> str:
 
 def verify_ledgers(options: argparse.Namespace) -> int:
     """Check runs' folders and single ledger files."""
-    from privacy.ledger import SignedRoot, split_views, verify_run
+    from privacy.ledger import (
+        cohort_folders,
+        split_views,
+        verify_federation,
+        verify_run,
+    )
 
     wrong = 0
     roots: list[SignedRoot] = []
     for path in options.paths:
-        if path.is_dir():
-            report = verify_run(path, unfinished=options.unfinished)
-            roots += [
-                SignedRoot(root.head, root.server, f"{path / root.where}")
-                for root in report.roots
-            ]
-            for problem in report.problems:
+        if path.is_dir() and cohort_folders(path):
+            reports, between = verify_federation(path, unfinished=options.unfinished)
+            for name, report in reports.items():
+                wrong += _print_report(path / name, report, roots)
+            for problem in between:
                 print(f"{path / problem.file}: {problem}")
-            wrong += len(report.problems)
-            if report.ok:
-                _print_verified(path, report)
+            wrong += len(between)
+        elif path.is_dir():
+            report = verify_run(path, unfinished=options.unfinished)
+            wrong += _print_report(path, report, roots)
         else:
             wrong += _verify_file(path, roots, closed=not options.unfinished)
     split = split_views(roots)
     for found in split:
         print(found)
     return EXIT_WRONG if wrong or split else 0
+
+
+def _print_report(path: Path, report: Report, roots: list[SignedRoot]) -> int:
+    """Say what was found of a run's folder; returns how much is wrong.
+
+    Args:
+        path: the folder.
+        report: of it.
+        roots: what is signed in it is added here.
+    """
+    from privacy.ledger import SignedRoot
+
+    roots += [
+        SignedRoot(root.head, root.server, f"{path / root.where}")
+        for root in report.roots
+    ]
+    for problem in report.problems:
+        print(f"{path / problem.file}: {problem}")
+    if report.ok:
+        _print_verified(path, report)
+    return len(report.problems)
 
 
 def _print_verified(path: Path, report: Any) -> None:  # noqa: ANN401
@@ -368,11 +420,13 @@ def _verify_file(path: Path, roots: list[SignedRoot], *, closed: bool) -> int:
 
 def show_ledgers(options: argparse.Namespace) -> int:
     """Print ledgers in words."""
-    from privacy.ledger import show
+    from privacy.ledger import cohort_folders, show
 
     files: list[Path] = []
     for path in options.paths:
-        files += sorted((path / "ledger").glob("*.jsonl")) if path.is_dir() else [path]
+        folders = cohort_folders(path) or [path]
+        found = [f for folder in folders for f in folder.glob("ledger/*.jsonl")]
+        files += sorted(found) if path.is_dir() else [path]
     if not files:
         raise ConfigurationError(
             "There is no ledger there.", "Give a run's folder or a ledger file."

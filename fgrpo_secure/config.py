@@ -207,10 +207,15 @@ class PrivacySection(Section):
 
 
 class FederationSection(Section):
-    """Who must take part; every key is required."""
+    """Who must take part, in every cohort; all keys but `cohort_size` are required."""
 
     min_survivors: Annotated[int, Field(ge=2, le=MOST)]
     colluders: Annotated[int, Field(ge=0, le=MOST)]
+    cohort_size: Annotated[int, Field(ge=3, le=200)] | None = Field(
+        default=None,
+        description="most clients of a cohort, each a whole protocol with its own "
+        "noise; all clients in one if unset",
+    )
 
 
 class ClientSection(Section):

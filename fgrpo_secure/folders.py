@@ -12,16 +12,23 @@ from pathlib import Path
 from fgrpo_secure.config import RunConfig
 from fgrpo_secure.errors import StateError
 from privacy.crypto import VerifyKey
-from privacy.ledger import read_key_file
+from privacy.ledger import COHORT, read_key_file
 from privacy.plan import SERVER, Plan
 
 # Where private state lies in a run's folder, if no store is configured.
 _WITHIN = "clients"
 
 
+def cohort_roots(root: Path, count: int) -> list[Path]:
+    """The folder of each cohort: the run's own where there is one cohort only."""
+    if count == 1:
+        return [root]
+    return [root / f"{COHORT}{place:04d}" for place in range(1, count + 1)]
+
+
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """Where the files of a run lie.
+    """Where the files of a run lie, or those of one of its cohorts.
 
     Attributes:
         root: the run's folder.

@@ -15,7 +15,9 @@ performance gain over the client's own historical baseline.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from privacy.plan import WEIGHT_ONE, Plan, Weighting
 
@@ -104,12 +106,39 @@ def fixed_weight(plan: Plan, name: str) -> int:
     than another is scaled down by as much. `uniform` scales larger clients down until
     every client's expected batch counts alike.
     """
+    share = _least(plan) / _measure(plan, name)
+    return max(1, math.floor(WEIGHT_ONE * share))
+
+
+def cohort_factor(plan: Plan, plans: Sequence[Plan]) -> int:
+    """By what a cohort's sum is scaled, so that its clients count as all others do.
+
+    A fixed weight compares a client with the least one of its own plan, which is all
+    that a client knows of. The cohorts' least ones are compared here.
+
+    Args:
+        plan: the cohort's.
+        plans: of all cohorts.
+
+    Returns:
+        An integer k with 0 < k <= 2**16; the factor is k / 2**16.
+    """
+    if plan.weighting.needs_statistic:
+        return WEIGHT_ONE
+    share = min(_least(other) for other in plans) / _least(plan)
+    return max(1, math.floor(WEIGHT_ONE * share))
+
+
+def _least(plan: Plan) -> Fraction:
+    """The least of what a plan's clients are scaled down to."""
+    return min(_measure(plan, client.name) for client in plan.clients)
+
+
+def _measure(plan: Plan, name: str) -> Fraction:
+    """What a fixed rule evens out: rates where units count alike, batches else."""
     if plan.weighting.rule == "size":
-        rarest = min(client.sampling_rate for client in plan.clients)
-        rate = plan.client(name).sampling_rate
-        return max(1, math.floor(WEIGHT_ONE * rarest / rate))
-    smallest = min(plan.expected_batch(client.name) for client in plan.clients)
-    return max(1, math.floor(WEIGHT_ONE * smallest / plan.expected_batch(name)))
+        return plan.client(name).sampling_rate
+    return plan.expected_batch(name)
 
 
 def _logit(value: float) -> float:

@@ -277,13 +277,13 @@ def _times(count: int) -> str:
 def _terms(plan: Plan, facts: Mapping[str, Any]) -> str:
     statistic = facts["statistic_multiplier"]
     rows = [
-        ("plan", facts["digest"]),
+        ("plan", _digests(facts)),
         ("unit", f"{_unit(plan)}: one present or absent at one client"),
         ("trust", f"{plan.trust}: {_trust(plan)}"),
         (
             "clients",
-            f"{facts['clients']}, at least {plan.min_survivors} in every sum, "
-            f"{plan.colluders} may collude; threshold {plan.threshold}",
+            f"{facts['clients']}{_cohorts(facts)}, at least {plan.min_survivors} in "
+            f"every sum, {plan.colluders} may collude; threshold {_thresholds(facts)}",
         ),
         ("rounds", f"{plan.rounds}, each paid for when it begins, also one that fails"),
         ("draw", _draw(plan, facts)),
@@ -332,6 +332,29 @@ def _terms(plan: Plan, facts: Mapping[str, Any]) -> str:
         )
         for name, text in rows
     )
+
+
+def _digests(facts: Mapping[str, Any]) -> str:
+    """The plan's digest, or those of all cohorts' plans."""
+    cohorts = facts.get("cohorts") or [facts]
+    return ", ".join(cohort["digest"] for cohort in cohorts)
+
+
+def _cohorts(facts: Mapping[str, Any]) -> str:
+    """How the clients are parted, where they are."""
+    cohorts = facts.get("cohorts")
+    if not cohorts:
+        return ""
+    sizes = _span(sorted({cohort["clients"] for cohort in cohorts}))
+    return (
+        f" in {len(cohorts)} cohorts of {sizes}, each with a sum and all of the noise "
+        "by itself"
+    )
+
+
+def _thresholds(facts: Mapping[str, Any]) -> str:
+    cohorts = facts.get("cohorts") or [facts]
+    return _span(sorted({cohort["threshold"] for cohort in cohorts}))
 
 
 def _by_client(facts: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -20,15 +20,16 @@ from typing import Any, Protocol
 from fgrpo_secure.admission import Ask, admit, site_rules
 from fgrpo_secure.budget import SOFTWARE, check_budgets, check_pinned
 from fgrpo_secure.checkpoint import Checkpoint, write_checkpoint
+from fgrpo_secure.cohort import Cohort
 from fgrpo_secure.config import RunConfig
 from fgrpo_secure.display import RoundReport, stated_epsilon
 from fgrpo_secure.errors import StateError
-from fgrpo_secure.folders import RunFolder, held
+from fgrpo_secure.folders import RunFolder, cohort_roots, held
 from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.policy import Policy
-from fgrpo_secure.registration import register
+from fgrpo_secure.registration import register_cohorts
 from fgrpo_secure.rounds import Meter, write_note
-from fgrpo_secure.runtime.local import LocalExchange
+from fgrpo_secure.runtime.local import LocalExchange, WorkerOrder
 from fgrpo_secure.secrets import (
     identity_key,
     private_directory,
@@ -48,6 +49,7 @@ from privacy.ledger import (
     ServerOpened,
     Spend,
     claimed_epsilon,
+    cohort_folders,
     read_key_file,
     spend_of,
     verify_ledger,
@@ -98,7 +100,13 @@ class Finished:
 
 
 def make_plan(config: RunConfig) -> tuple[Plan, Policy]:
-    """Register the plan of a configuration; nothing runs and nothing is spent.
+    """As `make_plans`, of a configuration whose clients are one cohort."""
+    (plan,), policy = make_plans(config)
+    return plan, policy
+
+
+def make_plans(config: RunConfig) -> tuple[tuple[Plan, ...], Policy]:
+    """Register the cohorts' plans of a configuration; nothing runs or is spent.
 
     Raises:
         FgrpoError, PrivacyError: what is wrong with it.
@@ -106,7 +114,7 @@ def make_plan(config: RunConfig) -> tuple[Plan, Policy]:
     sizes = {client.name: public_size(config, client) for client in config.client}
     policy = load_run_policy(config)
     dimension = adapter.read_vector(policy.model).size
-    return register(config, sizes, dimension), policy
+    return register_cohorts(config, sizes, dimension), policy
 
 
 def default_folder(name: str) -> Path:
@@ -137,73 +145,79 @@ def run(
     started = time.monotonic()
     _check_folder(root)
     watcher.say("Registering the plan: sizes, model, noise for the target epsilon ...")
-    plan, policy = make_plan(config)
+    plans, policy = make_plans(config)
     make_directory(root)
     with held(root):
         # Who had it until now may have finished in it.
         _check_folder(root)
-        return _run_alone(config, root, watcher, plan, policy, started, ask)
+        return _run_alone(config, root, watcher, plans, policy, started, ask)
 
 
 def _run_alone(
     config: RunConfig,
     root: Path,
     watcher: Watcher,
-    plan: Plan,
+    plans: Sequence[Plan],
     policy: Policy,
     started: float,
     ask: Ask | None,
 ) -> Finished:
     """Run, or go on, in a folder that no other process runs in."""
-    resumed = prepare_folder(root, config, plan)
-    folder = RunFolder.of(root, config)
+    resumed = prepare_folders(root, config, plans)
     private = private_directory(root / SERVER)
     key = identity_key(private)
+    digests = ", ".join(plan.digest[:16] for plan in plans)
+    terms = plans[0]
     watcher.say(
-        f"plan {plan.digest[:16]}: epsilon {plan.epsilon} at delta {plan.delta} over "
-        f"{plan.rounds} rounds; {root}"
+        f"plan {digests}: epsilon {terms.epsilon} at delta {terms.delta} over "
+        f"{terms.rounds} rounds; {root}"
     )
     remove_unfinished(private)
-    ledger = open_server_ledger(folder, plan, private, policy, key)
-    handle = ledger.history.run
-    try:
-        _admit_all(config, plan, folder, handle, ask)
-        check_budgets(config, plan, folder, handle)
-    except BaseException:
-        ledger.close()
-        raise
-    with (
-        ledger,
-        tracked(
-            config.machine.tracking, root, handle, ledger.history.round, watcher.say
-        ) as tracking,
-        LocalExchange(
-            root,
-            [client.name for client in plan.clients],
-            handle,
-            workers=config.machine.workers,
-            on_progress=watcher.progress,
-            on_silence=lambda name, why: watcher.say(f"client {name}: {why}"),
-        ) as exchange,
-    ):
+    with ExitStack() as opened:
+        parts = []
+        for plan, place in zip(plans, cohort_roots(root, len(plans)), strict=True):
+            folder = RunFolder.of(place, config)
+            ledger = opened.enter_context(
+                open_server_ledger(folder, plan, private, policy, key)
+            )
+            _admit_all(config, plan, folder, ledger.history.run, ask)
+            check_budgets(config, plan, folder, ledger.history.run)
+            parts.append(_Part(plan, folder, ledger))
+        history = parts[0].ledger.history
+        tracking = opened.enter_context(
+            tracked(
+                config.machine.tracking, root, history.run, history.round, watcher.say
+            )
+        )
+        exchange = opened.enter_context(
+            LocalExchange(
+                [part.order for part in parts],
+                workers=config.machine.workers,
+                on_progress=watcher.progress,
+                on_silence=lambda name, why: watcher.say(f"client {name}: {why}"),
+            )
+        )
         exchange.wait_ready()
+        cohorts = [
+            Cohort(
+                plan=part.plan,
+                ledger=part.ledger,
+                key=key,
+                roster=part.folder.roster(part.plan),
+                deadline=config.machine.deadline_seconds,
+            )
+            for part in parts
+        ]
         server = Server(
-            plan=plan,
-            policy=policy,
-            settings=config.server,
-            folder=private,
-            ledger=ledger,
-            key=key,
-            roster=folder.roster(plan),
-            deadline=config.machine.deadline_seconds,
+            cohorts=cohorts, policy=policy, settings=config.server, folder=private
         )
         server.meet(exchange)
         done = server.recover()
         if resumed:
-            watcher.say(f"Going on after round {done} of {plan.rounds}.")
-        job = _Job(config, plan, folder, exchange, watcher, tracking)
+            watcher.say(f"Going on after round {done} of {terms.rounds}.")
+        job = _Job(config, parts, exchange, watcher, tracking, private)
         try:
-            with watcher.running(plan.rounds, done):
+            with watcher.running(terms.rounds, done):
                 before = job.before(private / _BEFORE, server.adapter)
                 job.rounds(server, done)
                 after = job.evaluate(server.adapter)
@@ -212,11 +226,15 @@ def _run_alone(
             job.close(server)
         finally:
             job.copy_ledgers()
-        summary = job.summary(before, after, ledger)
-        summary["seconds"] = round(time.monotonic() - started, 1)
-        text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
-        write_atomically(root / "summary.json", text.encode())
-        tracking.run_done(plan.rounds, summary)
+        summaries = [job.summary(part, before, after) for part in parts]
+        seconds = round(time.monotonic() - started, 1)
+        if len(parts) > 1:
+            for part, own in zip(parts, summaries, strict=True):
+                _write_summary(part.folder.root, own | {"seconds": seconds})
+        summary = _joined(parts, summaries) | {"seconds": seconds}
+        # It marks the run as finished, so that it comes last.
+        _write_summary(root, summary)
+        tracking.run_done(terms.rounds, summary)
     return Finished(summary, _samples(before, after))
 
 
@@ -233,25 +251,47 @@ def _admit_all(
         admit(rules, plan, folder, run, ask)
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One cohort of a run: its plan, its folder, and the server's ledger of it."""
+
+    plan: Plan
+    folder: RunFolder
+    ledger: Ledger
+
+    @property
+    def names(self) -> list[str]:
+        """Its clients."""
+        return [client.name for client in self.plan.clients]
+
+    @property
+    def order(self) -> WorkerOrder:
+        """What workers are told of it."""
+        run = self.ledger.history.run
+        return WorkerOrder(str(self.folder.root), tuple(self.names), run)
+
+
 class _Job:
     """The steps of a run that talk to all clients."""
 
     def __init__(
         self,
         config: RunConfig,
-        plan: Plan,
-        folder: RunFolder,
+        parts: Sequence[_Part],
         exchange: LocalExchange,
         watcher: Watcher,
         tracking: Tracking,
+        notes: Path,
     ) -> None:
         self._config = config
-        self._plan = plan
-        self._folder = folder
+        self._parts = parts
+        # Of the client that spends most.
+        self._plan = max((p.plan for p in parts), key=lambda plan: plan.sampling_rate)
         self._exchange = exchange
         self._watcher = watcher
         self._tracking = tracking
-        self._names = [client.name for client in plan.clients]
+        self._notes = notes
+        self._names = [name for part in parts for name in part.names]
 
     def evaluate(self, adapter_bytes: bytes) -> dict[str, Any]:
         """Scores of the public evaluation sets, by client."""
@@ -292,7 +332,7 @@ class _Job:
                 survivors=outcome.survivors,
                 weights=outcome.weights,
             )
-            write_note(self._folder.root / SERVER, noted)
+            write_note(self._notes, noted)
             spent = float(claimed_epsilon(self._cost(number)))
             self._tracking.round_done(noted, spent)
             each = (time.monotonic() - began) / (number - done)
@@ -323,13 +363,17 @@ class _Job:
         Raises:
             StateError: too few clients are left.
         """
-        plan, present = self._plan, self._exchange.present
-        if len(present) < max(MIN_CLIENTS, plan.threshold, plan.min_survivors):
-            gone = ", ".join(sorted(set(self._names) - present))
-            raise StateError(
-                f"The processes of {gone} have ended, and too few are left for a sum.",
-                f"See what ended them, then go on: {_RESUME}",
-            )
+        present = self._exchange.present
+        for part in self._parts:
+            plan, names = part.plan, set(part.names)
+            least = max(MIN_CLIENTS, plan.threshold, plan.min_survivors)
+            if len(names & present) < least:
+                gone = ", ".join(sorted(names - present))
+                raise StateError(
+                    f"The processes of {gone} have ended, and too few are left for a "
+                    "sum.",
+                    f"See what ended them, then go on: {_RESUME}",
+                )
 
     def close(self, server: Server) -> None:
         """Show every client the whole log, and have it close its ledger.
@@ -350,23 +394,21 @@ class _Job:
 
     def copy_ledgers(self) -> None:
         """Bring ledgers that are kept elsewhere into the run's folder."""
-        for name in self._names:
-            own, here = self._folder.own_ledger(name), self._folder.ledger(name)
-            if own != here and own.exists():
-                write_atomically(here, own.read_bytes())
+        for part in self._parts:
+            for name in part.names:
+                own, here = part.folder.own_ledger(name), part.folder.ledger(name)
+                if own != here and own.exists():
+                    write_atomically(here, own.read_bytes())
 
     def summary(
-        self,
-        before: Mapping[str, Any],
-        after: Mapping[str, Any],
-        ledger: Ledger,
+        self, part: _Part, before: Mapping[str, Any], after: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """What `summary.json` holds; epsilon comes from the clients' ledgers."""
-        history = ledger.history
+        """What a cohort's `summary.json` holds; epsilon comes from the ledgers."""
+        history = part.ledger.history
         clients = []
         largest = Decimal(0)
-        for name in self._names:
-            spend = _claimed(self._folder, name, ledger.history.run)
+        for name in part.names:
+            spend = _claimed(part.folder, name, history.run)
             clients.append(
                 {
                     "name": name,
@@ -378,9 +420,9 @@ class _Job:
             largest = max(largest, spend)
         return {
             "epsilon": stated_epsilon(largest),
-            "delta": float(self._plan.delta),
-            "target_epsilon": stated_epsilon(Decimal(self._plan.epsilon)),
-            "plan_digest": self._plan.digest,
+            "delta": float(part.plan.delta),
+            "target_epsilon": stated_epsilon(Decimal(part.plan.epsilon)),
+            "plan_digest": part.plan.digest,
             "rounds_completed": history.published,
             "rounds_aborted": history.aborted,
             "survivors": list(history.last_survivors),
@@ -388,6 +430,37 @@ class _Job:
             "reward_before": _mean(clients, "reward_before"),
             "reward_after": _mean(clients, "reward_after"),
         }
+
+
+def _joined(
+    parts: Sequence[_Part], summaries: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """What the summary of the whole run holds: of its one cohort, or of all."""
+    if len(parts) == 1:
+        return summaries[0]
+    clients = [client for own in summaries for client in own["clients"]]
+    worst = dict(max(summaries, key=lambda own: float(own["epsilon"])))
+    del worst["plan_digest"]
+    histories = [part.ledger.history for part in parts]
+    # A round counts where the adapter moved, by whichever cohorts.
+    completed = max(history.published + history.moved for history in histories)
+    return worst | {
+        "cohorts": [
+            {"folder": part.folder.root.name, "plan_digest": part.plan.digest}
+            for part in parts
+        ],
+        "rounds_completed": completed,
+        "rounds_aborted": max(history.round for history in histories) - completed,
+        "survivors": [name for own in summaries for name in own["survivors"]],
+        "clients": clients,
+        "reward_before": _mean(clients, "reward_before"),
+        "reward_after": _mean(clients, "reward_after"),
+    }
+
+
+def _write_summary(root: Path, summary: Mapping[str, Any]) -> None:
+    text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(root / "summary.json", text.encode())
 
 
 def _mean(clients: list[dict[str, Any]], key: str) -> float | None:
@@ -423,30 +496,68 @@ def _check_folder(root: Path) -> None:
             f"{root} holds a finished run.",
             "Choose another --output, or leave it out to get a new folder.",
         )
-    # Whoever died while it wrote the plan has left no more than a piece of it.
+    # Whoever died while it wrote a plan has left no more than a piece of it.
     listed = root.iterdir() if root.exists() else ()
     others = {path.name for path in listed} - {_PLAN + UNFINISHED_SUFFIX}
-    if others and _PLAN not in others:
+    if others and not _begun(root):
         raise StateError(
             f"{root} is not empty and is not a run.",
             "Choose another --output: nothing is written over other files.",
         )
 
 
-def prepare_folder(root: Path, config: RunConfig, plan: Plan) -> bool:
-    """Write what identifies the run; returns whether it was there already.
+def _begun(root: Path) -> set[str]:
+    """The folders of the cohorts that a run's folder holds; "" is its own."""
+    own = {""} if (root / _PLAN).exists() else set()
+    return own | {folder.name for folder in cohort_folders(root)}
+
+
+def prepare_folders(root: Path, config: RunConfig, plans: Sequence[Plan]) -> bool:
+    """As `prepare_folder`, for each cohort of a run.
+
+    Raises:
+        StateError: the folder holds a run of other plans.
+    """
+    roots = cohort_roots(root, len(plans))
+    names = {"" if place == root else place.name for place in roots}
+    if not _begun(root) <= names:
+        raise _other_plan(root)
+    found = [
+        prepare_folder(place, config, plan, root)
+        for place, plan in zip(roots, plans, strict=True)
+    ]
+    if len(plans) > 1:
+        write_atomically(root / "config.toml", config.to_toml().encode())
+    return any(found)
+
+
+def _other_plan(root: Path) -> StateError:
+    return StateError(
+        f"{root} holds an unfinished run of another plan.",
+        f"Go on with it by `fgrpo run {root / 'config.toml'} --output {root}`, "
+        "or choose another --output for this configuration.",
+    )
+
+
+def prepare_folder(
+    root: Path, config: RunConfig, plan: Plan, run_root: Path | None = None
+) -> bool:
+    """Write what identifies a cohort's run; returns whether it was there already.
+
+    Args:
+        root: the cohort's folder.
+        config: the run's configuration.
+        plan: the cohort's.
+        run_root: the run's folder, where it is another; the server's key is in it.
 
     Raises:
         StateError: the folder holds a run of another plan.
     """
+    run_root = run_root or root
     path = root / _PLAN
     if path.exists():
         if path.read_bytes() != canonical_json(plan.to_json()):
-            raise StateError(
-                f"{root} holds an unfinished run of another plan.",
-                f"Go on with it by `fgrpo run {root / 'config.toml'} --output {root}`, "
-                "or choose another --output for this configuration.",
-            )
+            raise _other_plan(run_root)
         resumed = True
     else:
         make_directory(root)
@@ -458,7 +569,7 @@ def prepare_folder(root: Path, config: RunConfig, plan: Plan) -> bool:
     folder = RunFolder.of(root, config)
     private_directory(folder.store)
     parties = {client.name: folder.private(client.name) for client in plan.clients}
-    parties[SERVER] = root / SERVER
+    parties[SERVER] = run_root / SERVER
     for name, private in parties.items():
         own = identity_key(private).verify_key
         if not folder.key(name).exists():

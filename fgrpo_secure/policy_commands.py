@@ -78,8 +78,8 @@ def write_policy(options: argparse.Namespace) -> int:
     _check_names(config, [options.client])
     bound = _bound(config, [options.client], options.policy)
     with quiet_libraries():
-        _, found = _proposed(bound, [options.client])
-    _, facts = found[options.client]
+        found = _proposed(bound, [options.client])
+    _, _, facts = found[options.client]
     if facts.base_model is None:
         raise ConfigurationError(
             "The files of the base model are not here, so that nothing names them.",
@@ -143,11 +143,11 @@ def check_policy(options: argparse.Namespace) -> int:
     names = options.names or named or known
     _check_names(config, names)
     with quiet_libraries():
-        _, found = _proposed(_bound(config, names, options.policy), names)
+        found = _proposed(_bound(config, names, options.policy), names)
     from fgrpo_secure.site_policy import check
 
     return _report(
-        {name: check(policy, facts) for name, (_, facts) in found.items()}, options
+        {name: check(policy, facts) for name, (*_, facts) in found.items()}, options
     )
 
 
@@ -167,9 +167,9 @@ def approve_plan(options: argparse.Namespace) -> int:
             'Write policy = "FILE" in its [[client]] table.',
         )
     with quiet_libraries():
-        plan, found = _proposed(config, names)
+        found = _proposed(config, names)
     ask = operator_asked(config)
-    for name, (rules, _) in found.items():
+    for name, (plan, rules, _) in found.items():
         history = rules.history()
         run, refusals = rules.to_approve(history)
         if not refusals:
@@ -198,17 +198,20 @@ def approve_plan(options: argparse.Namespace) -> int:
 
 def _proposed(
     config: RunConfig, names: list[str]
-) -> tuple[Plan, dict[str, tuple[SiteRules, Facts]]]:
-    """The plan of a configuration, and what it would be to these clients."""
+) -> dict[str, tuple[Plan, SiteRules, Facts]]:
+    """For each of these clients its cohort's plan, and what it would be to it."""
     from fgrpo_secure.admission import NO_RUN, site_rules
     from fgrpo_secure.folders import RunFolder
-    from fgrpo_secure.job import make_plan
+    from fgrpo_secure.job import make_plans
 
-    plan, _ = make_plan(config)
-    rules = site_rules(config, plan, RunFolder.of(Path(), config), names)
-    return plan, {
-        name: (own, own.facts(own.history(), NO_RUN)) for name, own in rules.items()
-    }
+    plans, _ = make_plans(config)
+    found = {}
+    for plan in plans:
+        held = [client.name for client in plan.clients if client.name in names]
+        rules = site_rules(config, plan, RunFolder.of(Path(), config), held)
+        for name, own in rules.items():
+            found[name] = (plan, own, own.facts(own.history(), NO_RUN))
+    return found
 
 
 def _of_plan(policy: SitePolicy, path: Path) -> dict[str, list[Refusal]]:

@@ -9,24 +9,27 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
 from fgrpo_secure.config import RunConfig
-from fgrpo_secure.errors import ConfigurationError
+from fgrpo_secure.errors import ConfigurationError, said_by_kernel
 from fgrpo_secure.grpo.loss import check_settings
 from privacy.calibration import STATISTIC_NORM_BOUND, calibrate
+from privacy.cohorts import split_cohorts
 from privacy.errors import PlanMismatchError, WrappingSumError
 from privacy.plan import (
+    MAX_CLIENTS,
     MIN_NOISE_SHARE_STD,
     NO_PROMISE,
     ClientTerms,
     Plan,
     Weighting,
     check_cohort,
+    too_many_clients,
 )
 from privacy.wire import Json, canonical_json
 
@@ -40,8 +43,40 @@ MOST_ROUNDING = Fraction(1, 100)
 _MODEL_FILES = frozenset({".safetensors", ".json", ".jinja", ".model", ".txt"})
 
 
+def cohort_names(config: RunConfig) -> tuple[tuple[str, ...], ...]:
+    """The clients of each cohort, as every party works them out.
+
+    Raises:
+        ConfigurationError: more clients than one cohort may have, and no `cohort_size`.
+        PlanMismatchError: a cohort would be too small.
+    """
+    names = tuple(client.name for client in config.client)
+    size, least = config.federation.cohort_size, config.federation.min_survivors
+    if size is not None and len(names) > size:
+        return split_cohorts(names, cohort_size=size, least=least)
+    if len(names) > MAX_CLIENTS:
+        what, _ = said_by_kernel(PlanMismatchError(too_many_clients(len(names))), "")
+        raise ConfigurationError(
+            what,
+            f"Set [federation] cohort_size to {MAX_CLIENTS} or less: each cohort is a "
+            "whole protocol with its own noise, and their sums are added.",
+        )
+    return (names,)
+
+
 def register(config: RunConfig, sizes: Mapping[str, int], dimension: int) -> Plan:
-    """Make the plan of a run, its noise calibrated to the target.
+    """The plan of a run whose clients are one cohort; see `register_cohorts`."""
+    (plan,) = register_cohorts(config, sizes, dimension)
+    return plan
+
+
+def register_cohorts(
+    config: RunConfig, sizes: Mapping[str, int], dimension: int
+) -> tuple[Plan, ...]:
+    """Make the plans of a run, one a cohort, their noise calibrated to the target.
+
+    They have the same terms, but for their clients: every cohort's sum carries all of
+    the noise by itself, made for the client with the largest rate of all cohorts.
 
     Args:
         config: the run's configuration.
@@ -49,7 +84,7 @@ def register(config: RunConfig, sizes: Mapping[str, int], dimension: int) -> Pla
         dimension: trained numbers of the adapter.
 
     Returns:
-        The plan; equal inputs give equal digests on every machine.
+        The plans; equal inputs give equal digests on every machine.
 
     Raises:
         ConfigurationError: the learner's settings would couple units, or the modulus is
@@ -59,11 +94,13 @@ def register(config: RunConfig, sizes: Mapping[str, int], dimension: int) -> Pla
     """
     check_settings(config.grpo.model_dump())
     privacy, federation = config.privacy, config.federation
-    check_cohort(
-        [client.name for client in config.client],
-        min_survivors=federation.min_survivors,
-        colluders=federation.colluders,
-    )
+    cohorts = cohort_names(config)
+    for names in cohorts:
+        check_cohort(
+            list(names),
+            min_survivors=federation.min_survivors,
+            colluders=federation.colluders,
+        )
     weighting = Weighting(
         rule=config.aggregation.rule,
         gain=config.aggregation.gain,
@@ -72,17 +109,17 @@ def register(config: RunConfig, sizes: Mapping[str, int], dimension: int) -> Pla
         max_weight_ratio=Fraction(config.aggregation.max_weight_ratio),
     )
     _check_draws(config, sizes)
-    terms = _Terms(config, sizes, dimension, weighting)
+    terms = _Terms(config, cohorts, sizes, dimension, weighting)
     noise = terms.noise(NORM_BOUND)
     for norm_bound in _norm_bounds(dimension):
         # What is calibrated for one grid is nearly that of another, and enough to
         # tell whether it fits.
         scaled = math.ceil(noise.gradient_variance * norm_bound**2 / NORM_BOUND**2)
         try:
-            found = terms.plan(norm_bound, replace(noise, gradient_variance=scaled))
+            found = terms.plans(norm_bound, replace(noise, gradient_variance=scaled))
             if norm_bound == NORM_BOUND:
                 return found
-            return terms.plan(norm_bound, terms.noise(norm_bound))
+            return terms.plans(norm_bound, terms.noise(norm_bound))
         except WrappingSumError:
             continue
         except PlanMismatchError:
@@ -112,9 +149,10 @@ def _norm_bounds(dimension: int) -> Iterator[int]:
 
 @dataclass(frozen=True, slots=True)
 class _Terms:
-    """All of a plan but its grid and its noise."""
+    """All of the cohorts' plans but their grid and their noise."""
 
     config: RunConfig
+    cohorts: tuple[tuple[str, ...], ...]
     sizes: Mapping[str, int]
     dimension: int
     weighting: Weighting
@@ -127,8 +165,13 @@ class _Terms:
             norm_bound=norm_bound,
         )
 
-    def plan(self, norm_bound: int, noise: RegisteredNoise) -> Plan:
-        """The plan with a grid and its noise."""
+    def plans(self, norm_bound: int, noise: RegisteredNoise) -> tuple[Plan, ...]:
+        """The plans with a grid and its noise, which all of them share."""
+        return tuple(self._plan(names, norm_bound, noise) for names in self.cohorts)
+
+    def _plan(
+        self, names: Sequence[str], norm_bound: int, noise: RegisteredNoise
+    ) -> Plan:
         privacy, federation = self.config.privacy, self.config.federation
         return Plan(
             unit=privacy.unit,
@@ -150,12 +193,8 @@ class _Terms:
             min_survivors=federation.min_survivors,
             colluders=federation.colluders,
             clients=tuple(
-                ClientTerms(
-                    client.name,
-                    self.sizes[client.name],
-                    self.config.sampling_rate(client.name),
-                )
-                for client in self.config.client
+                ClientTerms(name, self.sizes[name], self.config.sampling_rate(name))
+                for name in names
             ),
             weighting=self.weighting,
             recipe=recipe_digest(self.config),

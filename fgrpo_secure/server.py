@@ -1,12 +1,12 @@
-"""The coordinator's side of a round: it sees one noised sum, and moves the adapter.
+"""The coordinator's side of a round: it sees noised sums, and moves the adapter.
 
-It holds no secret of a client. Whatever it does with the sum is post-processing, which
+It holds no secret of a client. Whatever it does with a sum is post-processing, which
 the guarantee permits; whatever it says goes into its signed ledger first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,47 +21,24 @@ from fgrpo_secure.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from fgrpo_secure.cohort import Cohort, RoundAbortedError
 from fgrpo_secure.config import ServerSection
+from fgrpo_secure.errors import StateError
+from fgrpo_secure.gain import cohort_factor
 from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.policy import Policy
+from fgrpo_secure.joint import finish_step, record_step
 from fgrpo_secure.server_optimizer import OptimizerState, step
 from fgrpo_secure.stopping import StepError, refuse_if_stopped, stop
-from fgrpo_secure.terms import adapter_digest, round_terms
-from privacy.codec import decode
-from privacy.crypto import SigningKey, VerifyKey
-from privacy.errors import FaultyClientError, PrivacyError
-from privacy.ledger import (
-    Aborted,
-    Ledger,
-    Phase,
-    Published,
-    Reason,
-    Roster,
-    RoundOpened,
-    ServerClosed,
-    SharedLog,
-    Survivors,
-    reason_of,
-)
-from privacy.plan import Plan
-from privacy.randomness import system_entropy
-from privacy.rotation import Rotation
-from privacy.secagg.server import (
-    CollectingAdverts,
-    Unmasked,
-    abort_message,
-    open_round,
-)
-from privacy.secagg.terms import RoundTerms
-from privacy.vectors import FloatVector, IntVector, from_residues
-from privacy.wire import Writer
+from fgrpo_secure.terms import adapter_digest
+from privacy.cohorts import Cohorts, CohortSum
+from privacy.ledger import Reason
+from privacy.plan import WEIGHT_ONE
+from privacy.secagg.server import Unmasked
+from privacy.vectors import FloatVector
 
 if TYPE_CHECKING:
     from fgrpo_secure.runtime.exchange import Exchange
-
-# The server never asks for a second attempt: a round that fails is skipped and stays
-# charged. Asking again would show one client's vector under one noise share.
-ATTEMPT = 1
 
 _ANEW = "begin a new run in another folder: what this one has spent stays spent."
 
@@ -84,89 +61,35 @@ class RoundOutcome:
     weights: float = 0.0
 
 
-@dataclass(slots=True)
-class _Seen:
-    """What the server knows of a round when it ends early.
-
-    Attributes:
-        terms: of the round.
-        offer_digest: of its offer.
-        clients: those who answered the last phase.
-    """
-
-    terms: RoundTerms
-    offer_digest: bytes
-    clients: frozenset[str]
-
-
-class _Openings(Mapping[str, bytes]):
-    """For each client the same message, and behind it what is shown to it of the log.
-
-    A message is put together when it is sent: an adapter for each client at once would
-    fill the memory.
-
-    Args:
-        message: for all.
-        shown: by client.
-    """
-
-    def __init__(self, message: bytes, shown: Mapping[str, bytes]) -> None:
-        self._message = message
-        self._shown = shown
-
-    def __getitem__(self, name: str) -> bytes:
-        """The message to one client."""
-        return self._message + Writer().field(self._shown[name]).finish()
-
-    def __iter__(self) -> Iterator[str]:
-        """The clients, sorted."""
-        return iter(sorted(self._shown))
-
-    def __len__(self) -> int:
-        """How many clients there are."""
-        return len(self._shown)
-
-
 class Server:
     """The coordinator.
 
     Args:
-        plan: the registered terms.
+        cohorts: one, or several whose sums are added; each with a ledger of its own.
         policy: the model whose adapter it moves; never run here.
         settings: the optimizer.
         folder: where checkpoints lie.
-        ledger: its own, opened for this run.
-        key: identity.
-        roster: pinned public key of every party.
-        deadline: seconds for each phase.
+
+    Raises:
+        PlanMismatchError: cohorts whose sums may not be added.
     """
 
     def __init__(
         self,
         *,
-        plan: Plan,
+        cohorts: Sequence[Cohort],
         policy: Policy,
         settings: ServerSection,
         folder: Path,
-        ledger: Ledger,
-        key: SigningKey,
-        roster: Mapping[str, VerifyKey],
-        deadline: float,
     ) -> None:
-        self._plan = plan
+        self._cohorts = tuple(cohorts)
+        self._joint = Cohorts(tuple(cohort.plan for cohort in cohorts))
+        self._joint.check_identities([cohort.roster for cohort in cohorts])
+        self._plan = cohorts[0].plan
         self._policy = policy
         self._settings = settings
         self._folder = folder
-        self._ledger = ledger
-        self._key = key
-        self._roster = roster
-        self._deadline = deadline
-        self._names = frozenset(client.name for client in plan.clients)
         self._state = Checkpoint(b"", OptimizerState.fresh(0))
-        clients = {name: roster[name] for name in self._names}
-        self._log = SharedLog(ledger, key, clients)
-        # Where the run was opened just now, nobody has seen anything of its log.
-        self._met = ledger.history.records == 1
 
     @property
     def adapter(self) -> bytes:
@@ -187,13 +110,11 @@ class Server:
         Raises:
             RollbackError: a client has a checkpoint of another log than the ledger's.
         """
-        if not self._met:
-            asked = dict.fromkeys(sorted(self._names), b"")
-            self._log.meet(exchange.exchange("log", asked, self._deadline))
-            self._met = True
+        for cohort in self._cohorts:
+            cohort.meet(exchange)
 
     def recover(self) -> int:
-        """Take up the state that the ledger vouches for.
+        """Take up the state that the ledgers vouch for.
 
         A round that was in flight when the process died is recorded as aborted: its
         charges stand, and it is not tried again.
@@ -202,19 +123,30 @@ class Server:
             The last round that was begun, 0 before the first.
 
         Raises:
-            StateError: the checkpoint is missing or damaged.
+            StateError: the checkpoint is missing or damaged, or the ledgers of the
+                cohorts do not belong together.
             StepError: a round's step left part of the adapter as it was.
         """
-        if self._ledger.history.unfinished:
-            # Nobody dropped out: it was the server that went away.
-            self._abort(Reason.INTERRUPTED, frozenset())
+        finish_step(self._folder, self._cohorts)
+        for cohort in self._cohorts:
+            cohort.recover()
         refuse_if_stopped(self._folder)
-        history = self._ledger.history
-        self._state = read_checkpoint(self._folder, history.adapter)
-        return history.round
+        histories = [cohort.history for cohort in self._cohorts]
+        adapters = {history.adapter for history in histories}
+        if len(adapters) > 1:
+            raise StateError(
+                "The ledgers of the cohorts end with different adapters.",
+                "Restore all of them, and the server's folder, from one moment.",
+            )
+        self._state = read_checkpoint(self._folder, adapters.pop())
+        return max(history.round for history in histories)
 
     def run_round(self, exchange: Exchange, number: int) -> RoundOutcome:
         """Run one round: publish a new adapter, or abort cleanly.
+
+        The cohorts take their turns, and one step is taken with the sum of those that
+        came to one. That a cohort is left out moves the adapter without it, and nothing
+        else: to choose among open sums is post-processing of them.
 
         Args:
             exchange: reaches the clients.
@@ -224,7 +156,7 @@ class Server:
             What came of it.
 
         Raises:
-            LedgerError: the record is unreliable; nothing more may be done.
+            LedgerError: a record is unreliable; nothing more may be done.
             RollbackError: as `meet`.
             StepError: the step left part of the adapter as it was, or made numbers
                 that are not finite. The round is aborted and stays charged, and no
@@ -232,128 +164,88 @@ class Server:
         """
         refuse_if_stopped(self._folder)
         self.meet(exchange)
-        terms = round_terms(
-            self._plan,
-            roster=self._roster,
-            federation=self._ledger.history.run.hex(),
-            round_number=number,
-            adapter=self.adapter,
-        )
-        adverts, offer = open_round(terms, self._key, system_entropy, ())
-        shown = self._log.updates(self._names)
-        seen = _Seen(terms, adverts.desk.offer_digest, frozenset())
-        self._ledger.append(
-            RoundOpened(
-                round=number,
-                attempt=ATTEMPT,
-                offer_digest=seen.offer_digest,
-                adapter_digest=terms.adapter_digest,
-            )
-        )
+        opened: dict[int, Unmasked] = {}
+        failed: dict[int, str] = {}
+        for place, cohort in enumerate(self._cohorts):
+            try:
+                opened[place] = cohort.gather(exchange, number, self.adapter)
+            except RoundAbortedError as error:
+                failed[place] = f"aborted: {error}"
+        if not opened:
+            return RoundOutcome(published=False, words=self._words(opened, failed))
         try:
-            opening = Writer().integer(number).field(offer).field(self.adapter)
-            openings = _Openings(opening.finish(), shown)
-            unmasked = self._collect(exchange, number, adverts, openings, seen)
-            gradient = self._decode(unmasked)
-        except PrivacyError as error:
-            if self._ledger.history.phase is Phase.IDLE:
-                raise
-            self._abandon(exchange, seen, reason_of(error))
-            return RoundOutcome(published=False, words=f"aborted: {error}")
-        try:
-            self._publish(exchange, number, unmasked, gradient)
+            self._publish(exchange, number, opened)
         except StepError as error:
             # Kept before the ledger speaks, so that no process that takes up this run
             # has another round charged.
             stop(self._folder, error, private=False)
-            self._abandon(exchange, seen, Reason.STOPPED)
+            for place in opened:
+                self._cohorts[place].abandon(exchange, Reason.STOPPED)
             raise
-        words = f"{len(unmasked.survivors)} of {len(self._names)} clients in the sum"
         return RoundOutcome(
             published=True,
-            words=words,
-            survivors=len(unmasked.survivors),
-            weights=int(unmasked.residues[-1]) / self._plan.weight_steps,
+            words=self._words(opened, failed),
+            survivors=sum(len(unmasked.survivors) for unmasked in opened.values()),
+            weights=self._weights(opened),
         )
 
     def last_words(self) -> Mapping[str, bytes]:
         """What each client is shown of the whole log before it closes its own."""
-        return self._log.updates(self._names)
+        return {
+            name: shown
+            for cohort in self._cohorts
+            for name, shown in cohort.last_words().items()
+        }
 
     def take_cosignatures(self, replies: Mapping[str, bytes]) -> None:
         """Keep what the clients answered to the last words."""
-        self._log.take(replies)
+        for cohort in self._cohorts:
+            cohort.take_cosignatures(replies)
 
     def close(self) -> None:
-        """Close the run in the ledger."""
-        history = self._ledger.history
-        if history.phase is Phase.CLOSED:
-            return
-        self._ledger.append(
-            ServerClosed(
-                records=history.records + 1,
-                published=history.published,
-                aborted=history.aborted,
-            )
+        """Close the run in every ledger."""
+        for cohort in self._cohorts:
+            cohort.close()
+
+    def _words(self, opened: Mapping[int, Unmasked], failed: Mapping[int, str]) -> str:
+        """What came of a round, for people."""
+        if len(self._cohorts) == 1 and failed:
+            return failed[0]
+        summed = sum(len(unmasked.survivors) for unmasked in opened.values())
+        clients = sum(len(cohort.names) for cohort in self._cohorts)
+        parts = [f"{summed} of {clients} clients in the sum"] if opened else []
+        parts += [f"cohort {place + 1} {why}" for place, why in failed.items()]
+        return "; ".join(parts)
+
+    def _weights(self, opened: Mapping[int, Unmasked]) -> float:
+        """What the sum is divided by, in parts of the largest expected batch."""
+        plans = self._joint.plans
+        largest = max(plan.largest_batch for plan in plans)
+        return sum(
+            self._cohorts[place].weights(unmasked)
+            * float(plans[place].largest_batch / largest)
+            * cohort_factor(plans[place], plans)
+            / WEIGHT_ONE
+            for place, unmasked in opened.items()
         )
 
-    def _collect(
-        self,
-        exchange: Exchange,
-        number: int,
-        adverts: CollectingAdverts,
-        openings: Mapping[str, bytes],
-        seen: _Seen,
-    ) -> Unmasked:
-        """All phases up to the open sum."""
+    def _decode(self, opened: Mapping[int, Unmasked]) -> FloatVector:
+        """The weighted mean of the clipped unit gradients of all cohorts, noised.
 
-        def ask(phase: str, messages: Mapping[str, bytes]) -> dict[str, bytes]:
-            replies = exchange.exchange(phase, messages, self._deadline)
-            seen.clients = frozenset(replies)
-            return replies
-
-        shares, messages = adverts.collect(ask("offer", openings))
-        self._ledger.append(
-            Roster(
-                round=number,
-                attempt=ATTEMPT,
-                members=shares.roster.names,
-                roster_hash=shares.roster.roster_hash,
-            )
-        )
-        masked, messages = shares.collect(ask("roster", messages))
-        deal = masked.deal
-        confirmations, messages = masked.collect(ask("shares", messages))
-        self._ledger.append(
-            Survivors(
-                round=number,
-                attempt=ATTEMPT,
-                sharers=deal.sharers,
-                survivors=confirmations.survivors,
-                sharers_hash=deal.sharers_hash,
-                survivors_hash=confirmations.survivors_hash,
-            )
-        )
-        reveals, messages = confirmations.collect(ask("survivors", messages))
-        return reveals.collect(ask("quorum", messages))
-
-    def _decode(self, unmasked: Unmasked) -> FloatVector:
-        """The weighted mean of the clipped unit gradients, noised.
-
-        Both the sum of the gradients and the sum of the weights are in the vector, so
+        Both the sum of the gradients and the sum of the weights are in the vectors, so
         their quotient is the weighted mean over clients without anyone's weight shown.
         """
-        total = from_residues(unmasked.residues, self._plan.modulus_bits)
-        weights = int(total[-1])
-        if not 0 < weights <= len(unmasked.survivors) * self._plan.weight_steps:
-            who = ", ".join(unmasked.survivors)
-            reason = "one of these sent a weight that no honest client sends"
-            raise FaultyClientError(who, reason)
-        mean = mean_gradient(self._plan, total)
-        if not self._plan.rotation:
-            return mean
-        digest = unmasked.desk.offer_digest
-        return Rotation.of_round(digest, self._plan.dimension).inverse(mean)
+        plans = self._joint.plans
+        joined = self._joint.add(
+            CohortSum(
+                place,
+                self._cohorts[place].total(unmasked),
+                unmasked.desk.offer_digest,
+                cohort_factor(plans[place], plans),
+            )
+            for place, unmasked in opened.items()
+        )
+        return joined.mean(self._plan.scale)
 
     def _check_step(
         self,
@@ -396,26 +288,15 @@ class Server:
                 f"target_modules, and {_ANEW}",
             )
 
-    def _abandon(self, exchange: Exchange, seen: _Seen, reason: Reason) -> None:
-        """Abort the round in flight: ledger first, then the clients."""
-        self._abort(reason, self._names - seen.clients)
-        told = abort_message(
-            seen.terms, seen.offer_digest, self._key, reason.value, self._ledger.head
-        )
-        self._tell(exchange, "aborted", told, self._names)
-
     def _publish(
-        self,
-        exchange: Exchange,
-        number: int,
-        unmasked: Unmasked,
-        gradient: FloatVector,
+        self, exchange: Exchange, number: int, opened: Mapping[int, Unmasked]
     ) -> None:
-        """Move the adapter: checkpoint, then ledger, then the clients.
+        """Move the adapter: checkpoint, then ledgers, then the clients.
 
         Raises:
             StepError: it does not move as it should; nothing is written or sent.
         """
+        gradient = self._decode(opened)
         before = adapter_digest(self.adapter)
         model = self.model_with_adapter()
         start = adapter.read_vector(model)
@@ -427,54 +308,14 @@ class Server:
         following = Checkpoint(adapter.to_bytes(model), optimizer)
         after = adapter_digest(following.adapter)
         write_checkpoint(self._folder, after, following)
-        head = self._ledger.append(
-            Published(
-                round=number,
-                attempt=ATTEMPT,
-                survivors=unmasked.survivors,
-                sum_digest=unmasked.sum_digest,
-                adapter_before=before,
-                adapter_after=after,
-                transcript=unmasked.transcript_hash,
-                heads=unmasked.heads,
-            )
-        )
+        records = [
+            cohort.publication(opened[place], before, after)
+            if place in opened
+            else cohort.movement(before, after)
+            for place, cohort in enumerate(self._cohorts)
+        ]
+        record_step(self._folder, self._cohorts, records)
         keep_only(self._folder, after)
         self._state = following
-        message = unmasked.publish(after, head)
-        self._tell(exchange, "published", message, unmasked.survivors)
-
-    def _tell(
-        self, exchange: Exchange, phase: str, message: bytes, names: Collection[str]
-    ) -> None:
-        """Tell clients how a round ended, show them the log, keep who cosigned."""
-        shown = _Openings(Writer().field(message).finish(), self._log.updates(names))
-        self._log.take(exchange.exchange(phase, shown, self._deadline))
-
-    def _abort(self, reason: Reason, dropouts: frozenset[str]) -> None:
-        history = self._ledger.history
-        self._ledger.append(
-            Aborted(
-                round=history.round,
-                attempt=history.attempt,
-                reason=reason,
-                dropouts=tuple(sorted(dropouts)),
-            )
-        )
-
-
-def mean_gradient(plan: Plan, total: IntVector) -> FloatVector:
-    """Divide the summed gradients by the summed weights.
-
-    Args:
-        plan: scale and expected batches.
-        total: shape (d + 1,), grid steps: the d coordinates and the weight coordinate,
-            which sums w_i * b_i / b_max in parts of the plan's `weight_steps`.
-
-    Returns:
-        Shape (d,), gradient units, rotated where the plan has a rotation.
-    """
-    largest = max(plan.expected_batch(client.name) for client in plan.clients)
-    weights = int(total[-1]) / plan.weight_steps * float(largest)
-    mean: FloatVector = decode(total[:-1], plan.scale) / weights
-    return np.asarray(mean, dtype=np.float64)
+        for place, unmasked in opened.items():
+            self._cohorts[place].tell(exchange, unmasked, after)

@@ -26,7 +26,7 @@ from fgrpo_secure.folders import RunFolder
 from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.policy import Policy
 from fgrpo_secure.learner import Learner
-from fgrpo_secure.registration import recipe_digest
+from fgrpo_secure.registration import cohort_names, recipe_digest
 from fgrpo_secure.secrets import (
     identity_key,
     private_directory,
@@ -69,6 +69,11 @@ class Site:
         self._clients = clients
         self._progress = progress
         self._rules = rules
+
+    @property
+    def policy(self) -> Policy:
+        """The model that its clients share."""
+        return self._policy
 
     def handle(self, phase: str, name: str, payload: bytes) -> bytes:
         """Answer one phase in one client's name.
@@ -122,8 +127,18 @@ def open_site(
     names: Sequence[str],
     run: bytes,
     progress: SiteProgress,
+    policy: Policy | None = None,
 ) -> Site:
-    """Open clients in this process: model, data, rewards, keys and ledgers.
+    """Open clients of one cohort in this process: model, data, rewards, keys, ledgers.
+
+    Args:
+        config: the run's configuration.
+        plan: the cohort's.
+        folder: where the cohort's files are.
+        names: the clients, all of this cohort.
+        run: the cohort's handle.
+        progress: for the operator's eyes.
+        policy: the model, where clients of other cohorts have loaded it here.
 
     Raises:
         FgrpoError: what a user can mend.
@@ -141,7 +156,7 @@ def open_site(
     for own in rules.values():
         admit(own, plan, folder, run)
     torch.set_num_threads(config.machine.threads)
-    policy = load_run_policy(config)
+    policy = policy or load_run_policy(config)
     clients = {}
     for name in names:
         own = rules.get(name)
@@ -192,11 +207,14 @@ def open_site(
 
 
 def check_plan(plan: Plan, config: RunConfig) -> None:
-    """Hold a plan to the terms of the configuration that the site accepted.
+    """Hold a cohort's plan to the terms of the configuration that the site accepted.
 
     Raises:
-        PlanMismatchError: a term of the guarantee differs.
+        PlanMismatchError: a term of the guarantee differs, or it is none of the
+            configuration's cohorts.
     """
+    names = tuple(client.name for client in plan.clients)
+    known = {client.name for client in config.client}
     stated = (
         plan.unit,
         plan.max_prompts_per_unit,
@@ -212,7 +230,7 @@ def check_plan(plan: Plan, config: RunConfig) -> None:
         plan.rotation,
         plan.min_survivors,
         plan.colluders,
-        tuple(client.name for client in plan.clients),
+        names,
     )
     accepted = (
         config.privacy.unit,
@@ -223,19 +241,19 @@ def check_plan(plan: Plan, config: RunConfig) -> None:
         config.privacy.rounds,
         config.privacy.local_steps,
         config.privacy.inner_steps,
-        tuple(config.sampling_rate(client.name) for client in config.client),
+        tuple(config.sampling_rate(name) for name in names if name in known),
         Fraction(config.privacy.clip_norm),
         config.privacy.modulus_bits,
         config.privacy.rotation,
         config.federation.min_survivors,
         config.federation.colluders,
-        tuple(client.name for client in config.client),
+        names if names in cohort_names(config) else (),
     )
     if stated != accepted:
         msg = "the plan has other terms than the configuration; see both again"
         raise PlanMismatchError(msg)
-    for client in config.client:
-        if client.units not in {None, plan.client(client.name).units}:
+    for client in plan.clients:
+        if config.client_named(client.name).units not in {None, client.units}:
             msg = (
                 f"the plan states another number of units for client {client.name!r} "
                 "than the configuration; see both again"

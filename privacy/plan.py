@@ -521,13 +521,7 @@ def check_cohort(names: list[str], *, min_survivors: int, colluders: int) -> Non
         f"{count} clients, and secure aggregation needs {MIN_CLIENTS}: with two, each "
         "knows the other's part of the sum; add clients",
     )
-    _require(
-        count <= MAX_CLIENTS,
-        f"{count} clients: one cohort holds at most {MAX_CLIENTS}, where each shares a "
-        "mask with every other. With a mask for a few neighbours only, a malicious "
-        "server that says who dropped out cuts some honest clients off from the rest "
-        "with a few colluders, and opens their sum alone; use several cohorts",
-    )
+    _require(count <= MAX_CLIENTS, too_many_clients(count))
     _require(len(set(names)) == count, "two clients have one name; give each its own")
     _require(names == sorted(names), "clients must be sorted")
     for name in names:
@@ -553,6 +547,16 @@ def check_cohort(names: list[str], *, min_survivors: int, colluders: int) -> Non
         threshold(count, colluders) <= count,
         f"{count} clients with {colluders} colluders have no threshold t: "
         f"2t > n + colluders needs t > n; set colluders to at most {count - 1}",
+    )
+
+
+def too_many_clients(count: int) -> str:
+    """Why one cohort does not hold so many clients, and what to do, in words."""
+    return (
+        f"{count} clients: one cohort holds at most {MAX_CLIENTS}, where each shares a "
+        "mask with every other. With a mask for a few neighbours only, a malicious "
+        "server that says who dropped out cuts some honest clients off from the rest "
+        "with a few colluders, and opens their sum alone; use several cohorts"
     )
 
 

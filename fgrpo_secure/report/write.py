@@ -10,6 +10,7 @@ from fgrpo_secure.report.claim import claim_json
 from fgrpo_secure.report.facts import Refuted, RunFacts, gather, is_run
 from fgrpo_secure.report.page import report_page
 from fgrpo_secure.secrets import write_atomically
+from privacy.ledger import cohort_folders
 
 PAGE = "report.html"
 CLAIM = "claim.json"
@@ -32,12 +33,18 @@ def write_report(
         What was written of: facts, or what is wrong.
 
     Raises:
-        StateError: there is no run.
+        StateError: there is no run, or one of several cohorts.
 
     Guarantee:
         An earlier report never stays beside a folder that no longer verifies, and
         equal folders give equal files.
     """
+    cohorts = cohort_folders(folder)
+    if cohorts:
+        raise StateError(
+            f"{folder} holds a run of several cohorts, each with a report of its own.",
+            f"Give the folder of one, such as {cohorts[0]}.",
+        )
     if not folder.is_dir() or not is_run(folder):
         raise StateError(
             f"{folder} holds no run.",

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from fgrpo_secure.config import load_config
+from fgrpo_secure.config import RunConfig, load_config
 from fgrpo_secure.errors import (
     FgrpoError,
     StateError,
@@ -29,7 +29,7 @@ from fgrpo_secure.errors import (
 )
 from fgrpo_secure.folders import RunFolder
 from fgrpo_secure.secrets import write_atomically
-from fgrpo_secure.site import open_site
+from fgrpo_secure.site import Site, SiteProgress, open_site
 from privacy.errors import PrivacyError
 from privacy.plan import Plan
 from privacy.wire import Reader, Writer, parse_canonical_json
@@ -49,12 +49,12 @@ class _Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class WorkerOrder:
-    """What a worker is started with.
+    """What a worker is started with, for each cohort that it holds clients of.
 
     Attributes:
-        root: the run's folder, where config.toml and plan.json lie.
+        root: the cohort's folder, where config.toml and plan.json lie.
         names: the clients that it holds.
-        run: the run's handle.
+        run: the cohort's handle.
     """
 
     root: str
@@ -75,9 +75,7 @@ class LocalExchange:
     """Runs every client in a worker process of this machine.
 
     Args:
-        root: the run's folder.
-        names: all clients.
-        run: the run's handle.
+        cohorts: each with all of its clients.
         workers: how many processes to spread the clients over.
         on_progress: called with a label, what is done and what there is to do.
         on_silence: called with a client and why it did not answer; the reason holds
@@ -86,9 +84,7 @@ class LocalExchange:
 
     def __init__(
         self,
-        root: Path,
-        names: Sequence[str],
-        run: bytes,
+        cohorts: Sequence[WorkerOrder],
         *,
         workers: int,
         on_progress: Callable[[str, int, int], None],
@@ -99,12 +95,13 @@ class LocalExchange:
         self._sequence = 0
         context = get_context("spawn")
         self._workers: list[_Worker] = []
+        names = [name for cohort in cohorts for name in cohort.names]
         count = min(workers, len(names))
         for index in range(count):
             own = tuple(names[index::count])
             ours, theirs = context.Pipe()
-            order = WorkerOrder(str(root), own, run)
-            process = context.Process(target=_work, args=(theirs, order), daemon=True)
+            orders = _parts(cohorts, own)
+            process = context.Process(target=_work, args=(theirs, *orders), daemon=True)
             process.start()
             theirs.close()
             self._workers.append(_Worker(process, ours, own))
@@ -249,13 +246,39 @@ class LocalExchange:
         return True
 
 
-def _work(pipe: Connection, order: WorkerOrder) -> None:
+def _parts(cohorts: Sequence[WorkerOrder], names: Iterable[str]) -> list[WorkerOrder]:
+    """What a worker that holds these clients is told of each of their cohorts."""
+    held = set(names)
+    parts = [
+        replace(cohort, names=tuple(name for name in cohort.names if name in held))
+        for cohort in cohorts
+    ]
+    return [part for part in parts if part.names]
+
+
+def _open_sites(
+    config: RunConfig, orders: Iterable[WorkerOrder], progress: SiteProgress
+) -> dict[str, Site]:
+    """A site for each cohort, by the names of its clients; one model serves all."""
+    sites: dict[str, Site] = {}
+    policy = None
+    for order in orders:
+        root, names = Path(order.root), order.names
+        plan = Plan.from_json(parse_canonical_json((root / "plan.json").read_bytes()))
+        folder = RunFolder.of(root, config)
+        site = open_site(config, plan, folder, names, order.run, progress, policy)
+        policy = site.policy
+        sites |= dict.fromkeys(names, site)
+    return sites
+
+
+def _work(pipe: Connection, *orders: WorkerOrder) -> None:
     """A worker's process. Where its server has died, there is nobody to tell."""
     with suppress(BrokenPipeError, ConnectionResetError):
-        _open_and_answer(pipe, order)
+        _open_and_answer(pipe, *orders)
 
 
-def _open_and_answer(pipe: Connection, order: WorkerOrder) -> None:
+def _open_and_answer(pipe: Connection, *orders: WorkerOrder) -> None:
     """A worker's life: open the clients, then answer until the pipe closes."""
     # The parent decides what Ctrl-C means, for all processes at once.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -264,12 +287,10 @@ def _open_and_answer(pipe: Connection, order: WorkerOrder) -> None:
         message = Writer().integer(_Kind.PROGRESS).text(label)
         pipe.send_bytes(message.integer(done).integer(total).finish())
 
-    root = Path(order.root)
+    root = Path(orders[0].root)
     config, _ = load_config(str(root / "config.toml"))
     try:
-        plan = Plan.from_json(parse_canonical_json((root / "plan.json").read_bytes()))
-        folder = RunFolder.of(root, config)
-        site = open_site(config, plan, folder, order.names, order.run, progress)
+        sites = _open_sites(config, orders, progress)
     except FgrpoError as error:
         pipe.send_bytes(_failed(error.what, error.fix, error.exit_code))
         return
@@ -297,7 +318,7 @@ def _open_and_answer(pipe: Connection, order: WorkerOrder) -> None:
         sequence, phase, name = reader.integer(), reader.text(), reader.text()
         payload = reader.field()
         try:
-            answer = site.handle(phase, name, payload)
+            answer = sites[name].handle(phase, name, payload)
             message = Writer().integer(_Kind.ANSWER).integer(sequence).text(name)
             message.field(answer)
         except PrivacyError as error:

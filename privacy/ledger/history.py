@@ -265,10 +265,8 @@ class History:
                 following = self._end(record)
             case Roster() | Survivors():
                 following = self._gather(record)
-            case Published():
-                following = self._publish(record)
-            case Moved():
-                following = self._move(record)
+            case Published() | Moved():
+                following = self._advance(record)
             case Aborted():
                 self._check_cohort(record.dropouts)
                 following = replace(self, aborted=self.aborted + 1)
@@ -445,7 +443,15 @@ class History:
             return replace(self, missed=self.missed + 1)
         return replace(self, aborted=self.aborted + 1)
 
-    def _publish(self, record: Published) -> History:
+    def _advance(self, record: Published | Moved) -> History:
+        """The adapter has moved, by this cohort's sum or by those of others alone."""
+        if isinstance(record, Moved):
+            _require(
+                record.adapter_before == self.offered
+                and self.adapter in {None, record.adapter_before},
+                "another adapter than the round started from",
+            )
+            return replace(self, adapter=record.adapter_after, moved=self.moved + 1)
         self._check_sum(record.survivors)
         _require(
             record.survivors == self.survivors, "other survivors than were announced"
@@ -464,15 +470,6 @@ class History:
             adapter=record.adapter_after,
             last_survivors=record.survivors,
         )
-
-    def _move(self, record: Moved) -> History:
-        """Other cohorts' sums moved the adapter that an aborted round started from."""
-        _require(
-            record.adapter_before == self.offered
-            and self.adapter in {None, record.adapter_before},
-            "another adapter than the round started from",
-        )
-        return replace(self, adapter=record.adapter_after, moved=self.moved + 1)
 
     def _check_totals(self, record: ClientClosed | ServerClosed) -> None:
         counts = (record.records, record.published, record.aborted)

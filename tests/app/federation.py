@@ -13,6 +13,7 @@ from fgrpo_secure.admission import site_rules
 from fgrpo_secure.budget import open_client_ledger
 from fgrpo_secure.checkpoint import Checkpoint, write_checkpoint
 from fgrpo_secure.client import Client
+from fgrpo_secure.cohort import Cohort
 from fgrpo_secure.config import load_config
 from fgrpo_secure.errors import FgrpoError
 from fgrpo_secure.folders import RunFolder
@@ -177,15 +178,18 @@ class Federation:
         key = self.keys[SERVER]
         path = self.folder.ledger(SERVER)
         self.ledgers[SERVER] = Ledger.open(path, key, party=SERVER, role=Role.SERVER)
-        server = Server(
+        cohort = Cohort(
             plan=self.plan,
-            policy=self.policy,
-            settings=self.config.server,
-            folder=self.private,
             ledger=self.ledgers[SERVER],
             key=key,
             roster=self.roster,
             deadline=60.0,
+        )
+        server = Server(
+            cohorts=[cohort],
+            policy=self.policy,
+            settings=self.config.server,
+            folder=self.private,
         )
         server.recover()
         return server

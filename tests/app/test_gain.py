@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from fgrpo_secure.gain import (
     Baseline,
     adaptive_weight,
+    cohort_factor,
     fixed_weight,
     gain,
     updated,
@@ -190,6 +191,45 @@ def test_uniform_makes_every_clients_expected_batch_count_alike():
     assert max(weights.values()) == WEIGHT_ONE
     counted = {client.name: weights[client.name] * client.units for client in SIZES}
     assert set(counted.values()) == {WEIGHT_ONE * 50}
+
+
+def plans_of(rule, *clients):
+    return [
+        make_plan(clients=own, weighting=rule, min_survivors=2, **NO_STATISTIC)
+        for own in clients
+    ]
+
+
+def test_between_cohorts_uniform_scales_down_to_the_smallest_of_all():
+    other = cohort(25, 75, 100, names=("d", "e", "f"))
+    plans = plans_of(UNIFORM, SIZES, other)
+    factors = [cohort_factor(plan, plans) for plan in plans]
+    assert factors == [WEIGHT_ONE // 2, WEIGHT_ONE]
+    # A client's weight times its cohort's factor times its units: the same for all.
+    counted = {
+        Fraction(fixed_weight(plan, c.name) * factor * c.units, WEIGHT_ONE**2)
+        for plan, factor in zip(plans, factors, strict=True)
+        for c in plan.clients
+    }
+    assert max(counted) - min(counted) < Fraction(1, 100)
+    assert max(counted) == 25
+
+
+def test_between_cohorts_size_lets_every_unit_count_alike():
+    rarely = tuple(
+        replace(client, sampling_rate=Fraction(1, 40))
+        for client in cohort(50, 50, 50, names=("d", "e", "f"))
+    )
+    plans = plans_of(SIZE, SIZES, rarely)
+    assert [cohort_factor(plan, plans) for plan in plans] == [
+        WEIGHT_ONE // 4,
+        WEIGHT_ONE,
+    ]
+
+
+def test_weights_by_gain_are_each_clients_own_in_all_cohorts():
+    plans = [make_plan(clients=SIZES, min_survivors=2), make_plan()]
+    assert [cohort_factor(plan, plans) for plan in plans] == [WEIGHT_ONE, WEIGHT_ONE]
 
 
 def test_uniform_never_gives_a_weight_of_0():

@@ -8,7 +8,7 @@ from statistics import NormalDist
 import pytest
 
 from fgrpo_secure.cli import main
-from fgrpo_secure.commands import plan_facts
+from fgrpo_secure.commands import plan_facts, run_facts
 from fgrpo_secure.guarantee import (
     FALSE_ALARMS,
     Attack,
@@ -17,7 +17,7 @@ from fgrpo_secure.guarantee import (
     explain,
 )
 from privacy.contribution import registered_spend
-from tests.plans import make_plan
+from tests.plans import cohort, make_plan
 
 NORMAL = NormalDist()
 
@@ -195,3 +195,27 @@ def test_what_is_claimed_is_what_the_most_exposed_client_has():
     assert max(v for k, v in own.items() if k != mixed.most_exposed) < min(
         facts["epsilon_pld"], 3
     )
+
+
+def test_a_run_of_several_cohorts_states_all_plans_and_every_clients_epsilon():
+    slow = tuple(
+        replace(client, sampling_rate=Fraction(1, 200))
+        for client in cohort(40, 40, 40, names=("delta", "kappa", "zeta"))
+    )
+    plans = [make_plan(), make_plan(clients=slow)]
+    plan, facts = run_facts(plans)
+    # What is said of the run is said of the client that spends most.
+    assert plan is plans[0]
+    assert facts["epsilon_pld"] == plan_facts(plans[0])["epsilon_pld"]
+    assert facts["clients"] == 7
+    assert [one["digest"] for one in facts["cohorts"]] == [p.digest for p in plans]
+    assert facts["epsilon_by_client"].keys() == {
+        client.name for one in plans for client in one.clients
+    }
+    shown = " ".join(explain(plan, facts).split())
+    assert f"plan {plans[0].digest}, {plans[1].digest}" in shown
+    parted = "7 in 2 cohorts of 3-4, each with a sum and all of the noise by itself"
+    assert parted in shown
+    alone, facts = run_facts(plans[:1])
+    assert facts["cohorts"] == []
+    assert "cohorts of" not in explain(alone, facts)

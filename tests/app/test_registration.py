@@ -13,7 +13,9 @@ from fgrpo_secure.registration import (
     base_fingerprint,
     recipe_digest,
     register,
+    register_cohorts,
 )
+from privacy.cohorts import Cohorts
 from privacy.contribution import registered_spend
 from privacy.errors import PlanMismatchError, RefusalError, WrappingSumError
 from privacy.ledger import claimed_epsilon
@@ -331,3 +333,43 @@ def test_a_run_of_local_trust_takes_few_bits_too():
     found = registered(*LOCAL, bits(20), ROTATED)
     assert found.is_local
     assert found.bytes_up == 2.5 * (DIMENSION + 1) + 0.5
+
+
+def cohorts_of(count, *overrides):
+    """The plans of so many clients in cohorts of at most four."""
+    config, _ = load_config("tiny", ("federation.cohort_size=4", *overrides))
+    clients = tuple(
+        config.client[place % 4].model_copy(update={"name": f"c{place:02d}"})
+        for place in range(count)
+    )
+    sizes = {client.name: 3000 for client in clients}
+    many = config.model_copy(update={"client": clients})
+    return register_cohorts(many, sizes, DIMENSION)
+
+
+def test_cohorts_have_the_terms_of_one_and_clients_of_their_own(plan):
+    plans = cohorts_of(10, "federation.min_survivors=2", "federation.colluders=0")
+    assert [len(own.clients) for own in plans] == [4, 3, 3]
+    names = [client.name for own in plans for client in own.clients]
+    assert names == [f"c{place:02d}" for place in range(10)]
+    assert len({own.digest for own in plans}) == 3
+    # All of the noise in each: as much as a federation of one cohort has.
+    assert {own.noise_variance for own in plans} == {plan.noise_variance}
+    assert len({own.recipe for own in plans}) == 1
+    Cohorts(plans)
+
+
+def test_cohorts_share_a_grid_though_one_alone_would_have_a_finer_one():
+    few = ("federation.min_survivors=2", "federation.colluders=0")
+    bits = ("privacy.modulus_bits=24", "privacy.sampling_rate=0.02")
+    grids = {
+        count: {own.norm_bound for own in cohorts_of(count, *few, *bits)}
+        for count in (3, 4, 7)
+    }
+    assert max(grids[3]) > max(grids[4])
+    assert grids[7] == grids[4]
+
+
+def test_a_cohort_size_that_all_clients_fit_into_changes_nothing(plan):
+    config, _ = load_config("tiny", ("federation.cohort_size=4",))
+    assert register(config, SIZES, DIMENSION).digest == plan.digest

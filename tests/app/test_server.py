@@ -7,10 +7,10 @@ from fgrpo_secure import draws as draws_module
 from fgrpo_secure import server as server_module
 from fgrpo_secure.errors import ModelError, StateError
 from fgrpo_secure.grpo import adapter
-from fgrpo_secure.server import mean_gradient
 from fgrpo_secure.terms import adapter_digest
 from privacy import contribution as door
 from privacy.codec import encode, weight_coordinate
+from privacy.cohorts import Cohorts, CohortSum
 from privacy.contribution import Contribution
 from privacy.ledger import verify_run
 from privacy.plan import SERVER, WEIGHT_ONE
@@ -116,7 +116,8 @@ def test_the_quotient_of_the_sums_is_the_weighted_mean_of_the_clipped_gradients(
     # Each of 20 roundings moves the sum by half a step; the clipping shrinks by 1e-4.
     wanted = summed / weighed
     bound = 20 / float(plan.scale) / weighed + 1e-4 * np.abs(wanted).max()
-    assert np.abs(mean_gradient(plan, total) - wanted).max() < bound
+    joined = Cohorts((plan,)).add([CohortSum(0, total, bytes(32))])
+    assert np.abs(joined.mean(plan.scale) - wanted).max() < bound
 
 
 @pytest.mark.parametrize(
@@ -393,7 +394,7 @@ def test_a_rate_too_small_for_float32_stops_the_run_after_one_round(
         assert str(again.value) == str(error)
     assert all(one.kinds(name).count("intent") == 1 for name in one.names)
     # The refused process had opened the ledger anew.
-    one.server._ledger = one.ledgers[SERVER]
+    one.server._cohorts[0]._ledger = one.ledgers[SERVER]
     verified(one)
 
 
@@ -445,7 +446,7 @@ def test_a_process_that_dies_while_it_stops_does_not_go_on_later(
         raise Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr(one.server, "_abandon", dies)
+        patch.setattr(one.server._cohorts[0], "abandon", dies)
         with pytest.raises(Crash):
             one.round(1)
     with pytest.raises(ModelError, match="as it was"):

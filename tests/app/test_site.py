@@ -60,6 +60,31 @@ def test_a_plan_with_other_terms_than_the_configuration_is_refused(sites, change
         check_plan(other, config)
 
 
+def test_a_plan_of_a_cohort_is_accepted_if_the_configuration_makes_that_cohort(sites):
+    settings = ("federation.colluders=1", "federation.min_survivors=3")
+    config = sites.config(*settings, "federation.cohort_size=4")
+    several = config.model_copy(
+        update={
+            "client": tuple(
+                config.client[place % 4].model_copy(update={"name": f"c{place}"})
+                for place in range(8)
+            )
+        }
+    )
+
+    def cohort_of(*places):
+        rate, names = several.sampling_rate("c0"), [f"c{place}" for place in places]
+        return replace(
+            matching(config), clients=cohort(*[40] * len(names), names=names, rate=rate)
+        )
+
+    for own in (cohort_of(0, 1, 2, 3), cohort_of(4, 5, 6, 7)):
+        check_plan(own, several)
+    for other in (cohort_of(0, 1, 2, 4), cohort_of(0, 1, 2), cohort_of(*range(8))):
+        with pytest.raises(PlanMismatchError, match="other terms"):
+            check_plan(other, several)
+
+
 @pytest.mark.parametrize("name", ["local_steps", "inner_steps"])
 def test_a_plan_with_other_steps_than_the_configuration_is_refused(sites, name):
     config = sites.config(

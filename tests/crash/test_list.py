@@ -42,7 +42,7 @@ PRIMITIVE = {
 # Who asks for a whole file to be written or a line added, and what it is called there.
 ASKING = {
     ("checkpoint.py", "write_checkpoint"): "run/server/adapter-DIGEST.safetensors",
-    ("job.py", "_run_alone"): "run/summary.json",
+    ("job.py", "_write_summary"): "run/summary.json",
     ("job.py", "before"): "run/server/before.json",
     ("job.py", "copy_ledgers"): "run/ledger/CLIENT.jsonl",
     ("job.py", "prepare_folder"): "run/plan.json",
@@ -56,6 +56,9 @@ ASKING = {
     ("ledger/remembered.py", "store_head"): "head intent",
     ("ledger/shared_log.py", "_keep"): "run/ledger/log/SIZE.note",
     ("ledger/keyfiles.py", "write_key_file"): "run/keys/CLIENT.pub",
+    # Of several cohorts, whose crashes are tested in tests/app/test_cohorts.py.
+    ("job.py", "prepare_folders"): None,
+    ("joint.py", "record_step"): None,
     # No part of a run.
     ("approvals.py", "approve"): None,
     ("report/write.py", "write_report"): None,
@@ -66,8 +69,14 @@ ASKING = {
     ("stopping.py", "stop"): None,
     ("secrets.py", "write_atomically"): None,
 }
-# These are written like every line, and where they stand nothing was released.
-NO_RUN_WRITES = {"client declined", "client disputed", "client refused"}
+# These are written like every line, and where they stand nothing was released; an
+# adapter is moved by others only where there are several cohorts.
+NO_RUN_WRITES = {
+    "client declined",
+    "client disputed",
+    "client refused",
+    "server moved",
+}
 
 CHANGES = {
     *("copyfile", "copytree", "fsync", "ftruncate", "hardlink_to", "link", "mkdir"),

@@ -56,7 +56,7 @@ def write_config(folder, *, names=NAMES, public=(), gated=None, **changes):
 
     Args:
         folder: empty; `config.toml`, `data/` and `rewards.py` go there.
-        names: the clients.
+        names: the clients, each after its task.
         public: those with a public evaluation set.
         gated: the client whose reward stops at the gate, if there is one.
         **changes: sections, whose keys replace those of the embedded default.
@@ -73,7 +73,8 @@ def write_config(folder, *, names=NAMES, public=(), gated=None, **changes):
     clients = []
     for name in names:
         for part, count in (("", UNITS), ("-heldout", 25)):
-            source = ASSETS / "data" / f"{name}{part}.jsonl"
+            # Several clients may have one task: "sums" and "sums-2".
+            source = ASSETS / "data" / f"{name.partition('-')[0]}{part}.jsonl"
             rows = source.read_text("utf-8").splitlines()[:count]
             lines = [
                 json.dumps(json.loads(row) | {"note": secret(name, number)})

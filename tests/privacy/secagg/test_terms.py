@@ -59,6 +59,17 @@ def test_a_cohort_that_is_too_small_or_too_large_is_refused():
         make_terms(201)
 
 
+def test_a_cohort_of_more_than_200_is_refused_with_the_reason():
+    make_terms(200)
+    with pytest.raises(PlanMismatchError) as caught:
+        make_terms(201)
+    said = str(caught.value)
+    assert said.startswith("201 clients: ")
+    assert "a malicious server that says who dropped out cuts some honest" in said
+    assert "with a few colluders, and opens their sum alone" in said
+    assert said.endswith("; use several cohorts")
+
+
 def test_two_parties_with_one_identity_are_refused():
     terms = make_terms(3)
     cohort = dict(terms.cohort)
