@@ -10,7 +10,7 @@ installed, the figures by PLD are computed again too; if it is not, the output s
 Each finding names a file, a line, and the number of the rule that is broken, as counted
 in docs/ledger.md under "What a verifier checks". The parts below stand in the order in
 which an auditor would work: text, signatures, the log, records, prices, one ledger, the
-folder, several folders.
+folder, several cohorts, several folders.
 
 Exit status: 0 it verifies, 1 it does not, 2 there is nothing that could be verified.
 """
@@ -644,6 +644,8 @@ class Run:
         self.registered = plan["rounds"] * plan["local_steps"]
         self.attempts: dict[tuple[int, int], Attempt] = {}
         self.begun = (0, 0)
+        # Of attempts without a sum after which other cohorts moved the adapter.
+        self.moves: dict[tuple[int, int], tuple[int, Record]] = {}
         self.outcomes: Counter[str] = Counter()
         self.charges = 0
         self.spend: Record = NOTHING | {"delta": plan["delta"]}
@@ -892,12 +894,16 @@ class Ledger:
 
     def _moved(self, record: Record) -> Checks:
         yield from self._place(record)
-        attempt = self.run.attempts.get(self.run.begun, Attempt({}))
+        begun = self.run.begun
+        attempt = self.run.attempts.get(begun, Attempt({}))
         before = attempt.said("round_opened", "adapter_digest")
         same = self.run.adapter in {None, record["adapter_before"]}
+        left_out = attempt.find("aborted")[1] and begun not in self.run.moves
+        yield left_out, 8, "`moved`, and no attempt was just aborted"
         yield record["adapter_before"] == before, 8, "the round opened with another"
         yield same, 8, "the adapter was moved from another than the last"
         self.run.adapter = record["adapter_after"]
+        self.run.moves[begun] = (len(self.heads) + 1, record)
 
     def _refused(self, record: Record) -> Checks:
         both = (record["round"] == 0) == (record["attempt"] == 0)
@@ -960,10 +966,13 @@ class Ledger:
 
 
 class Folder:
-    """A run's folder."""
+    """A run's folder, or that of one of its cohorts."""
 
-    def __init__(self, path: Path, *, unfinished: bool, tolerance: float) -> None:
+    def __init__(
+        self, path: Path, *, unfinished: bool, tolerance: float, cohort: bool = False
+    ) -> None:
         self.path, self.unfinished, self.tolerance = path, unfinished, tolerance
+        self.cohort = cohort
         self.findings: list[Finding] = []
         self.keys: dict[str, bytes] = {}
         self.ledgers: dict[str, Ledger] = {}
@@ -994,6 +1003,8 @@ class Folder:
                 if ledger.whole:
                     self._same_run(ledger)
             self._log(self.ledgers[SERVER])
+            if not self.cohort:
+                self._unexplained(self.ledgers[SERVER])
         summary = self.path / "summary.json"
         if not self.findings and (summary.exists() or not self.unfinished):
             for holds, text in self._summary():
@@ -1065,6 +1076,12 @@ class Folder:
                 if not holds:
                     self._note(ledger.file, line, 13, text)
 
+    def _unexplained(self, server: Ledger) -> None:
+        """Rule 19, where no cohorts are checked beside this one."""
+        for line, _ in server.run.moves.values():
+            text = "moved by cohorts that are not here; check the whole run's folder"
+            self._note(server.file, line, 19, text)
+
     def _log(self, server: Ledger) -> None:
         """Rule 14."""
         roots, notes, log = roots_of(server.lines), {}, self.path / "ledger/log"
@@ -1135,37 +1152,54 @@ class Folder:
         runs = {name: self.run_of(each) for name, each in clients.items()}
         return {name: claimed(run.spend) for name, run in runs.items() if run}
 
+    def last_survivors(self) -> list[str]:
+        """The clients in the last sum, none without one."""
+        attempts = self.ledgers[SERVER].run.attempts.values()
+        sums = [each.said("published", "survivors") for each in attempts]
+        return next((names for names in reversed(sums) if names), [])
+
     def _summary(self) -> Iterator[tuple[object, str]]:
         """Rule 16."""
-        try:
-            told = parse(self._bytes("summary.json"), 16, Decimal)
-            require(isinstance(told, dict), 16, "no object")
-        except BrokenError as error:
-            yield False, str(error)
-            return
-        run, spends = self.ledgers[SERVER].run, self.spends()
+        outcomes = self.ledgers[SERVER].run.outcomes
         true = {
-            "epsilon": max(spends.values()),
             "delta": Decimal(self.plan["delta"]),
             "target_epsilon": Decimal(self.plan["epsilon"]),
-            "rounds_completed": Decimal(run.outcomes["published"]),
-            "rounds_aborted": Decimal(run.outcomes["aborted"]),
+            "rounds_completed": Decimal(outcomes["published"]),
+            "rounds_aborted": Decimal(outcomes["aborted"]),
         }
-        for name, value in true.items():
-            yield same_number(told.get(name), value), f"{name} is not {value}"
-        clients = told.get("clients")
-        entries = clients if isinstance(clients, list) else [{}]
-        named = {str(e.get("name")): e for e in entries if isinstance(e, dict)}
-        once = set(named) == set(spends) and len(entries) == len(spends)
-        yield once, "clients does not list each client once"
-        for name, entry in named.items() if once else ():
-            right = same_number(entry.get("epsilon"), spends[name])
-            yield right, f"the epsilon of {name} is not {spends[name]}"
-        sums = [each.said("published", "survivors") for each in run.attempts.values()]
-        last = [names for names in sums if names][-1:] or [[]]
-        repeated = {"plan_digest": plan_digest(self.plan), "survivors": last[0]}
-        for name, value in repeated.items():
-            yield told.get(name, value) == value, f"{name} is another in the ledgers"
+        repeated = {
+            "plan_digest": plan_digest(self.plan),
+            "survivors": self.last_survivors(),
+        }
+        try:
+            yield from compare_summary(
+                self._bytes("summary.json"), true, repeated, self.spends()
+            )
+        except BrokenError as error:
+            yield False, str(error)
+
+
+def compare_summary(
+    data: bytes,
+    true: Mapping[str, Decimal],
+    repeated: Mapping[str, object],
+    spends: Mapping[str, Decimal],
+) -> Iterator[tuple[object, str]]:
+    """Rules 16 and 20: what a summary must say, and what it need not repeat."""
+    told = parse(data, 16, Decimal)
+    require(isinstance(told, dict), 16, "no object")
+    for name, value in {"epsilon": max(spends.values()), **true}.items():
+        yield same_number(told.get(name), value), f"{name} is not {value}"
+    clients = told.get("clients")
+    entries = clients if isinstance(clients, list) else [{}]
+    named = {str(e.get("name")): e for e in entries if isinstance(e, dict)}
+    once = set(named) == set(spends) and len(entries) == len(spends)
+    yield once, "clients does not list each client once"
+    for name, entry in named.items() if once else ():
+        right = same_number(entry.get("epsilon"), spends[name])
+        yield right, f"the epsilon of {name} is not {spends[name]}"
+    for name, known in repeated.items():
+        yield told.get(name, known) == known, f"{name} is another in the ledgers"
 
 
 def same_spend(first: Record, second: Record) -> bool:
@@ -1245,6 +1279,156 @@ def compare_outcome(
     yield head is None or head in reports, "server_head is of no line that reports this"
 
 
+# --- The cohorts of one run: rules 17 to 20 -------------------------------------------
+
+OWN_TERMS = {"clients", "min_survivors", "colluders"}
+SERVERS = f"ledger/{SERVER}.jsonl"
+
+
+def cohorts_in(path: Path) -> list[str]:
+    """The names of the folders of a run's cohorts; none where there is only one."""
+    return sorted(each.name for each in path.glob("cohort-*") if each.is_dir())
+
+
+class Federation:
+    """The folder of a run with several cohorts."""
+
+    def __init__(self, path: Path, *, unfinished: bool, tolerance: float) -> None:
+        self.path, self.unfinished = path, unfinished
+        self.findings: list[Finding] = []
+        self.cohorts = {
+            name: Folder(
+                path / name, unfinished=unfinished, tolerance=tolerance, cohort=True
+            )
+            for name in cohorts_in(path)
+        }
+
+    def check(self) -> None:
+        """Check each cohort, and if all verify, what joins them."""
+        for folder in self.cohorts.values():
+            folder.check()
+        names = [f"cohort-{place + 1:04d}" for place in range(len(self.cohorts))]
+        if len(names) < 2 or names != list(self.cohorts):
+            self._note("cohort-*", 0, 17, "not at least two, from 0001 on")
+        for name in ("plan.json", "keys", "ledger"):
+            if (self.path / name).exists():
+                self._note(name, 0, 17, "beside the cohorts")
+        if self.findings or any(each.findings for each in self.cohorts.values()):
+            return
+        self._terms()
+        completed, begun = self._steps()
+        if (self.path / "summary.json").exists() or not self.unfinished:
+            for holds, text in self._summary(completed, begun):
+                if not holds:
+                    self._note("summary.json", 0, 20, text)
+
+    def _note(self, file: str, line: int, rule: int, text: str) -> None:
+        self.findings.append(Finding(file, line, rule, text))
+
+    def _terms(self) -> None:
+        """Rule 18."""
+        folders = list(self.cohorts.values())
+        terms = {
+            canonical({n: v for n, v in each.plan.items() if n not in OWN_TERMS})
+            for each in folders
+        }
+        clients = [(n, k) for each in folders for n, k in each.keys.items()]
+        clients = [(name, key) for name, key in clients if name != SERVER]
+        servers = {each.keys[SERVER] for each in folders}
+        keys = {key for _, key in clients} | servers
+        handles = {each.ledgers[SERVER].run.handle for each in folders}
+        for holds, text in (
+            (len(terms) == 1, "the cohorts' plans differ in more than who takes part"),
+            (len({n for n, _ in clients}) == len(clients), "a client in two cohorts"),
+            (len(servers) == 1, "the cohorts have different servers"),
+            (len(keys) == len(clients) + len(servers), "two parties have one key"),
+            (len(handles) == len(folders), "two cohorts have one handle"),
+        ):
+            if not holds:
+                self._note("cohort-*", 0, 18, text)
+
+    def _steps(self) -> tuple[int, int]:
+        """Rule 19; returns the number of rounds with a step, and of all rounds."""
+        starts: dict[int, list[tuple[str, int, str]]] = {}
+        steps: dict[int, list[tuple[str, int, str, str]]] = {}
+        for name, folder in self.cohorts.items():
+            run = folder.ledgers[SERVER].run
+            for place, attempt in run.attempts.items():
+                line, opened = attempt.find("round_opened")
+                told = (name, line, opened["adapter_digest"])
+                starts.setdefault(place[0], []).append(told)
+                for line, step in (
+                    attempt.find("published"),
+                    run.moves.get(place, (0, {})),
+                ):
+                    if step:
+                        ended = (name, line, step["adapter_after"], step["kind"])
+                        steps.setdefault(place[0], []).append(ended)
+        last = max(starts, default=0)
+        for number, opened_with in starts.items():
+            for name, line, before in opened_with:
+                if before != opened_with[0][2]:
+                    self._step(name, line, number, "starts from two adapters")
+            if number in steps:
+                may = self.unfinished and number == last
+                self._compare_steps(number, steps[number], unfinished=may)
+        return len(steps), len(starts)
+
+    def _compare_steps(
+        self, number: int, steps: list[tuple[str, int, str, str]], *, unfinished: bool
+    ) -> None:
+        """Rule 19 for one round in which the adapter moved."""
+        names = [name for name, *_ in steps]
+        for name, line, after, _ in steps:
+            if after != steps[0][2]:
+                self._step(name, line, number, "leads to two adapters")
+            if names.count(name) > 1:
+                self._step(name, line, number, "moves the adapter twice")
+        if unfinished:
+            return
+        for name in self.cohorts:
+            if name not in names:
+                self._step(name, 0, number, "moves the adapter, which is not told")
+        if not any(kind == "published" for *_, kind in steps):
+            self._step(names[0], 0, number, "moves the adapter by no cohort's sum")
+
+    def _step(self, name: str, line: int, number: int, text: str) -> None:
+        self._note(f"{name}/{SERVERS}", line, 19, f"round {number} {text}")
+
+    def _summary(self, completed: int, begun: int) -> Iterator[tuple[object, str]]:
+        """Rule 20."""
+        plan = next(iter(self.cohorts.values())).plan
+        true = {
+            "delta": Decimal(plan["delta"]),
+            "target_epsilon": Decimal(plan["epsilon"]),
+            "rounds_completed": Decimal(completed),
+            "rounds_aborted": Decimal(begun - completed),
+        }
+        repeated = {
+            "cohorts": [
+                {"folder": name, "plan_digest": plan_digest(each.plan)}
+                for name, each in self.cohorts.items()
+            ],
+            "survivors": [
+                name for each in self.cohorts.values() for name in each.last_survivors()
+            ],
+        }
+        spends = {
+            name: spent
+            for each in self.cohorts.values()
+            for name, spent in each.spends().items()
+        }
+        path = self.path / "summary.json"
+        try:
+            require(path.is_file(), 20, "missing, or no file")
+            yield from compare_summary(path.read_bytes(), true, repeated, spends)
+        except BrokenError as error:
+            yield False, str(error)
+
+
+# --- Several folders: rule 15 ---------------------------------------------------------
+
+
 def find_split_views(folders: list[Folder]) -> None:
     """Rule 15: one server key signed one root for each size of a log."""
     roots: dict[tuple[str, str, int], tuple[str, str]] = {}
@@ -1258,6 +1442,19 @@ def find_split_views(folders: list[Folder]) -> None:
 
 
 # --- The command ----------------------------------------------------------------------
+
+
+def report_all(run: Federation) -> Record:
+    """What an auditor reads of what joins cohorts, in the form of `report`."""
+    return {
+        "folder": str(run.path),
+        "verified": not run.findings
+        and not any(each.findings for each in run.cohorts.values()),
+        "findings": [asdict(finding) for finding in run.findings],
+        "notes": [f"a run of {len(run.cohorts)} cohorts"],
+        "delta": None,
+        "parties": {},
+    }
 
 
 def report(folder: Folder) -> Record:
@@ -1299,6 +1496,9 @@ def words(told: Record) -> str:
     lines += [f"note: {note}" for note in told["notes"]]
     if not told["verified"]:
         count = len(told["findings"])
+        if not count:
+            lines.append(f"{told['folder']}: NOT VERIFIED: see its cohorts")
+            return "\n".join(lines)
         ending = "" if count == 1 else "s"
         lines.append(f"{told['folder']}: NOT VERIFIED: {count} finding{ending}")
         return "\n".join(lines)
@@ -1324,7 +1524,8 @@ def main(arguments: list[str] | None = None) -> int:
         type=Path,
         nargs="+",
         metavar="DIR",
-        help="a run's folder, with plan.json, keys/ and ledger/; of several, also "
+        help="a run's folder, with plan.json, keys/ and ledger/, or with a folder "
+        "for each cohort; of several, also "
         "whether a server showed them different histories",
     )
     parser.add_argument("--json", action="store_true", help="write one JSON object")
@@ -1342,20 +1543,25 @@ def main(arguments: list[str] | None = None) -> int:
         "(default: %(default)s); 0 asks for equal digits",
     )
     chosen = parser.parse_args(arguments)
-    folders = []
+    folders: list[Folder] = []
+    checked: list[Folder | Federation] = []
+    terms = {"unfinished": chosen.unfinished, "tolerance": chosen.pld_tolerance}
     for path in chosen.folders:
         if not path.is_dir():
             parser.error(f"{path} is no folder; name one that a run has written")
-        folder = Folder(
-            path, unfinished=chosen.unfinished, tolerance=chosen.pld_tolerance
-        )
+        one = Federation(path, **terms) if cohorts_in(path) else Folder(path, **terms)
         try:
-            folder.check()
+            one.check()
         except OSError as error:
             parser.error(f"{error.filename} cannot be read; get a copy that can be")
-        folders.append(folder)
+        parts = list(one.cohorts.values()) if isinstance(one, Federation) else [one]
+        folders += parts
+        checked += parts if one in parts else [*parts, one]
     find_split_views(folders)
-    told = [report(folder) for folder in folders]
+    told = [
+        report_all(one) if isinstance(one, Federation) else report(one)
+        for one in checked
+    ]
     verified = all(each["verified"] for each in told)
     if chosen.json:
         print(json.dumps({"verified": verified, "folders": told}, indent=2))

@@ -2,56 +2,69 @@
 
 Each cohort's folder is checked as a run of its own (`folder`). Together:
 
-1. There are at least two, numbered from 1; their sums may be added by their plans
-   (`privacy.cohorts`), and no client and no identity but the server's is in two.
-2. A round starts from one adapter in every cohort that began it.
-3. Where a round moved the adapter, all cohorts say so, from and to the same: those with
-   a sum by `published`, the others by `moved`.
+1. There are at least two, numbered from 1, and no ledgers beside them.
+2. Their plans differ in nothing but who takes part, no client and no key but the
+   server's is in two of them, and each has a handle of its own.
+3. A round starts from one adapter in every cohort and attempt. Where it moved the
+   adapter, all cohorts say so, once and to the same: those with a sum by `published`,
+   and there is one; the others by `moved`.
 4. `summary.json` says what the ledgers of all cohorts add up to.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from privacy.cohorts import Cohorts
-from privacy.errors import PlanMismatchError
 from privacy.ledger.chain import Problem
 from privacy.ledger.folder import LEDGER_SUFFIX, Report, verify_run
-from privacy.ledger.history import claimed_epsilon
 from privacy.ledger.keyfiles import KEY_SUFFIX, read_key_file
 from privacy.ledger.pricing import Price, price_charges
 from privacy.ledger.records import Moved, Published, RoundOpened
-from privacy.ledger.verify import VerifiedLedger, verify_ledger
-from privacy.plan import SERVER, Plan
+from privacy.ledger.summary import wrong_in
+from privacy.ledger.terms import read_terms
+from privacy.ledger.verify import Run, verify_ledger
+from privacy.plan import SERVER
+from privacy.wire import canonical_json
 
 # A cohort's folder is called so, and its number.
 COHORT = "cohort-"
 _SUMMARY = "summary.json"
+_ONE_RUN = ("plan.json", "keys", "ledger")
+# What is a cohort's own; in every other term, whatever a plan may have, all agree.
+_OWN_TERMS = frozenset({"clients", "min_survivors", "colluders"})
+
+Steps = Mapping[str, Sequence["_Step"]]
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """What a cohort's server wrote of the adapter in one round.
+    """Where a cohort's round has left the adapter, by the server's ledger.
 
     Attributes:
-        line: of its ledger.
-        before: digest of what the round started from.
-        after: of what it led to; None where this ledger does not say that it moved.
+        line: of the ledger.
+        after: digest of the adapter.
+        has_sum: whether it is a sum of this cohort's that moved it.
     """
 
     line: int
-    before: bytes
-    after: bytes | None = None
+    after: bytes
+    has_sum: bool
 
 
 def cohort_folders(directory: Path) -> list[Path]:
     """The folders of a run's cohorts; none where all clients are in one."""
     return sorted(path for path in directory.glob(f"{COHORT}*") if path.is_dir())
+
+
+def is_cohort_folder(directory: Path) -> bool:
+    """Whether a folder is that of one cohort of the run that it lies in."""
+    whole = directory.resolve()
+    named = re.fullmatch(rf"{COHORT}[0-9]{{4,}}", whole.name) is not None
+    return named and len(cohort_folders(whole.parent)) > 1
 
 
 def verify_federation(
@@ -70,124 +83,153 @@ def verify_federation(
     """
     names = [folder.name for folder in cohort_folders(directory)]
     reports = {
-        name: verify_run(directory / name, price=price, unfinished=unfinished)
+        name: verify_run(
+            directory / name, price=price, unfinished=unfinished, cohort=True
+        )
         for name in names
     }
+    problems = [
+        Problem(name, 0, "beside the cohorts, each of which has its own")
+        for name in _ONE_RUN
+        if (directory / name).exists()
+    ]
     if len(names) < 2 or names != [f"{COHORT}{n + 1:04d}" for n in range(len(names))]:
-        return reports, (Problem(f"{COHORT}*", 0, "not at least two, from 0001 on"),)
-    if not all(report.ok for report in reports.values()):
-        return reports, ()
-    ledgers = {name: _server(directory / name) for name in names}
-    problems = _compare_terms(directory, ledgers)
-    problems += _compare_steps(ledgers, unfinished=unfinished)
+        problems.append(Problem(f"{COHORT}*", 0, "not at least two, from 0001 on"))
+    if problems or not all(report.ok for report in reports.values()):
+        return reports, tuple(problems)
+    runs = {name: _server(directory / name) for name in names}
+    problems += _compare_terms(runs)
+    told, opened = _told(runs)
+    problems += _compare_steps(runs, told, opened, unfinished=unfinished)
     if not unfinished or (directory / _SUMMARY).exists():
-        problems += _compare_summary(directory / _SUMMARY, reports)
+        what = _wrong_summary(directory / _SUMMARY, reports, runs, told)
+        problems += [Problem(_SUMMARY, 0, text) for text in what]
     return reports, tuple(problems)
 
 
-def _server(folder: Path) -> VerifiedLedger:
+def _server(folder: Path) -> Run:
+    """The server's ledger of a folder that verifies."""
     key = read_key_file(folder / "keys" / f"{SERVER}{KEY_SUFFIX}")
     path = folder / "ledger" / f"{SERVER}{LEDGER_SUFFIX}"
-    return verify_ledger(path, key=key, closed=False)
+    return verify_ledger(path, key=key, closed=False).runs[0]
 
 
-def _compare_terms(
-    directory: Path, ledgers: Mapping[str, VerifiedLedger]
-) -> list[Problem]:
-    """Whether the plans may be added, and who is in two cohorts."""
-    plans, rosters = [], []
-    for name, ledger in ledgers.items():
-        opened = ledger.runs[0].opened
-        try:
-            plans.append(Plan.from_json(dict(opened.plan)))
-        except PlanMismatchError as error:
-            return [Problem(f"{name}/plan.json", 0, str(error))]
-        keys = directory / name / "keys"
-        rosters.append(
-            {who: read_key_file(keys / f"{who}{KEY_SUFFIX}") for who in opened.roster}
-        )
-    try:
-        Cohorts(tuple(plans)).check_identities(rosters)
-    except PlanMismatchError as error:
-        return [Problem(f"{COHORT}*/plan.json", 0, str(error))]
-    return []
+def _compare_terms(runs: Mapping[str, Run]) -> Iterator[Problem]:
+    """What the cohorts of one federation must agree in, and what they may not share."""
+    opened = {name: run.opened for name, run in runs.items()}
+    terms = {
+        name: {term: v for term, v in one.plan.items() if term not in _OWN_TERMS}
+        for name, one in opened.items()
+    }
+    first = next(iter(terms.values()))
+    for name, own in terms.items():
+        if canonical_json(own) != canonical_json(first):
+            what = "it has other terms than the first, beside who takes part"
+            yield Problem(f"{name}/plan.json", 0, what)
+    rosters = [one.roster for one in opened.values()]
+    servers = {roster[SERVER] for roster in rosters}
+    if len(servers) > 1:
+        yield Problem(f"{COHORT}*/keys", 0, "two cohorts have different servers")
+    parties = [(n, k) for roster in rosters for n, k in roster.items() if n != SERVER]
+    if len({name for name, _ in parties}) < len(parties):
+        yield Problem(f"{COHORT}*/keys", 0, "a client is in two cohorts")
+    if len({key for _, key in parties} | servers) < len(parties) + len(servers):
+        yield Problem(f"{COHORT}*/keys", 0, "two parties have one key")
+    if len({one.run for one in opened.values()}) < len(opened):
+        what = "two cohorts have one handle"
+        yield Problem(f"{COHORT}*/ledger/{SERVER}{LEDGER_SUFFIX}", 0, what)
+
+
+def _told(
+    runs: Mapping[str, Run],
+) -> tuple[dict[int, dict[str, list[_Step]]], dict[int, dict[tuple[str, int], bytes]]]:
+    """For each round the steps by cohort, and what it was opened with by line."""
+    steps: dict[int, dict[str, list[_Step]]] = {}
+    opened: dict[int, dict[tuple[str, int], bytes]] = {}
+    for name, run in runs.items():
+        for entry in run.entries:
+            record = entry.record
+            if isinstance(record, RoundOpened):
+                steps.setdefault(record.round, {})
+                places = opened.setdefault(record.round, {})
+                places[name, entry.line] = record.adapter_digest
+            elif isinstance(record, Published | Moved):
+                step = _Step(
+                    entry.line, record.adapter_after, isinstance(record, Published)
+                )
+                steps[record.round].setdefault(name, []).append(step)
+    return steps, opened
 
 
 def _compare_steps(
-    ledgers: Mapping[str, VerifiedLedger], *, unfinished: bool
-) -> list[Problem]:
+    runs: Mapping[str, Run],
+    told: Mapping[int, Steps],
+    opened: Mapping[int, Mapping[tuple[str, int], bytes]],
+    *,
+    unfinished: bool,
+) -> Iterator[Problem]:
     """Whether all cohorts tell the same of the adapter, round by round."""
-    told = {name: _steps(ledger) for name, ledger in ledgers.items()}
-    rounds = sorted({number for steps in told.values() for number in steps})
-    problems = []
-    for number in rounds:
-        steps = {name: own[number] for name, own in told.items() if number in own}
+    for number in sorted(told):
         what = f"round {number}: "
-        first = next(iter(steps.values()))
-        for name, step in steps.items():
-            if step.before != first.before:
+        start = next(iter(opened[number].values()))
+        for (name, line), before in opened[number].items():
+            if before != start:
                 wrong = f"{what}it starts from another adapter than in other cohorts"
-                problems.append(Problem(_file(name), step.line, wrong))
-        moved = [step.after for step in steps.values() if step.after is not None]
-        # A running server writes one ledger after the other.
-        if not moved or (unfinished and number == rounds[-1]):
+                yield Problem(_file(name), line, wrong)
+        steps = told[number]
+        if not steps:
             continue
-        for name in ledgers:
-            if name not in steps or steps[name].after != moved[0]:
-                wrong = f"{what}it does not say how other cohorts left the adapter"
-                line = steps[name].line if name in steps else 0
-                problems.append(Problem(_file(name), line, wrong))
-    return problems
+        after = next(iter(steps.values()))[0].after
+        for name, own in steps.items():
+            if len(own) > 1:
+                wrong = f"{what}the adapter moves a second time"
+                yield Problem(_file(name), own[1].line, wrong)
+            if own[0].after != after:
+                wrong = f"{what}it leaves the adapter otherwise than other cohorts"
+                yield Problem(_file(name), own[0].line, wrong)
+        # A running server writes one ledger after the other.
+        if unfinished and number == max(told):
+            continue
+        for name in sorted(runs.keys() - steps.keys()):
+            wrong = f"{what}it does not say how other cohorts left the adapter"
+            yield Problem(_file(name), 0, wrong)
+        if not any(step.has_sum for own in steps.values() for step in own):
+            wrong = f"{what}the adapter moved, and no cohort has a sum"
+            yield Problem(f"{COHORT}*/ledger/{SERVER}{LEDGER_SUFFIX}", 0, wrong)
 
 
-def _steps(ledger: VerifiedLedger) -> dict[int, _Step]:
-    """What one ledger says of the adapter in each round."""
-    steps: dict[int, _Step] = {}
-    for entry in ledger.runs[0].entries:
-        record = entry.record
-        if isinstance(record, RoundOpened):
-            steps[record.round] = _Step(entry.line, record.adapter_digest)
-        elif isinstance(record, Published | Moved):
-            steps[record.round] = _Step(
-                entry.line, record.adapter_before, record.adapter_after
-            )
-    return steps
-
-
-def _compare_summary(path: Path, reports: Mapping[str, Report]) -> list[Problem]:
+def _wrong_summary(
+    path: Path,
+    reports: Mapping[str, Report],
+    runs: Mapping[str, Run],
+    told: Mapping[int, Steps],
+) -> list[str]:
     """Whether the run's summary says what the ledgers of the cohorts do."""
-    spends = {
-        name: claimed_epsilon(spend)
-        for report in reports.values()
-        for name, spend in report.spends.items()
-    }
     try:
-        summary = json.loads(path.read_bytes())
-        stated = {client["name"]: client["epsilon"] for client in summary["clients"]}
-        listed = len(summary["clients"])
-        epsilon = summary["epsilon"]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return [Problem(path.name, 0, "missing, or not a summary")]
-    problems = []
-    if listed != len(spends) or stated.keys() != spends.keys():
-        what = "'clients' does not list exactly the clients of all cohorts"
-        problems.append(Problem(path.name, 0, what))
-    if not _same(epsilon, max(spends.values())):
-        what = "'epsilon' is not the largest of the ledgers"
-        problems.append(Problem(path.name, 0, what))
-    for name in sorted(stated.keys() & spends.keys()):
-        if not _same(stated[name], spends[name]):
-            what = f"the epsilon of {name!r} is not its ledger's"
-            problems.append(Problem(path.name, 0, what))
-    return problems
-
-
-def _same(value: object, expected: Decimal) -> bool:
-    """Whether a summary's number is this decimal, as the nearest double."""
-    if expected.is_infinite():
-        return value == "infinity"
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and value == float(expected)
+        data = path.read_bytes()
+    except OSError:
+        return ["missing, or not a file that can be read"]
+    completed = sum(bool(steps) for steps in told.values())
+    terms = read_terms(next(iter(runs.values())).opened.plan)
+    figures = {
+        "delta": terms.delta,
+        "target_epsilon": terms.epsilon,
+        "rounds_completed": Decimal(completed),
+        "rounds_aborted": Decimal(len(told) - completed),
+    }
+    repeated: dict[str, object] = {
+        "cohorts": [
+            {"folder": name, "plan_digest": run.opened.plan_digest.hex()}
+            for name, run in runs.items()
+        ],
+        "survivors": [
+            name for run in runs.values() for name in run.history.last_survivors
+        ],
+    }
+    spends = {
+        name: spend for one in reports.values() for name, spend in one.spends.items()
+    }
+    return wrong_in(data, figures, repeated, spends)
 
 
 def _file(name: str) -> str:

@@ -11,10 +11,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 
 from privacy.crypto import VerifyKey
@@ -22,15 +21,15 @@ from privacy.errors import LedgerError, MalformedMessageError
 from privacy.ledger.budget import Budget
 from privacy.ledger.chain import Problem, split_lines
 from privacy.ledger.durable import UNFINISHED_SUFFIX
-from privacy.ledger.history import claimed_epsilon
 from privacy.ledger.keyfiles import KEY_SUFFIX, parse_key_file
 from privacy.ledger.payload import plan_digest
 from privacy.ledger.pricing import Price, Pricing, price_charges
 from privacy.ledger.reconcile import RunFile, reconcile
-from privacy.ledger.records import Spend
+from privacy.ledger.records import Moved, Spend
 from privacy.ledger.remembered import HEAD_SUFFIX, Head, parse_head
 from privacy.ledger.shared_log import CHECKPOINT, LOG_FOLDER
 from privacy.ledger.steps import Phase
+from privacy.ledger.summary import load_json, wrong_in
 from privacy.ledger.terms import Terms, read_terms
 from privacy.ledger.verify import Run, VerifiedLedger, examine
 from privacy.ledger.verify_log import LogReport, SignedRoot, check_log, roots_of
@@ -83,12 +82,16 @@ class _Check:
         directory: the run's folder.
         price: the accountant.
         unfinished: whether the run may still be going on.
+        cohort: whether the ledgers of other cohorts are checked beside it.
     """
 
-    def __init__(self, directory: Path, price: Price, *, unfinished: bool) -> None:
+    def __init__(
+        self, directory: Path, price: Price, *, unfinished: bool, cohort: bool
+    ) -> None:
         self.directory = directory
         self.pricing = Pricing(price)
         self.unfinished = unfinished
+        self.cohort = cohort
         self.problems: list[Problem] = []
 
     def report(self) -> Report:
@@ -102,6 +105,7 @@ class _Check:
         server = runs.pop(SERVER, None)
         if server is not None:
             self.problems += reconcile(server, runs, unfinished=self.unfinished)
+            self._unexplained(server)
         log = self._log(server, runs, keys, ledgers)
         spends = {name: run.run.history.totals()[0] for name, run in runs.items()}
         budgets = {
@@ -143,7 +147,7 @@ class _Check:
         if data is None:
             return None, None
         try:
-            plan = _load_json(data)
+            plan = load_json(data)
             if not isinstance(plan, dict):
                 raise TypeError
             plan_digest(plan)
@@ -266,6 +270,19 @@ class _Check:
             runs[party] = RunFile(file, run)
         return runs
 
+    def _unexplained(self, server: RunFile) -> None:
+        """Whether the adapter moved by sums that stand in no ledger here."""
+        if self.cohort:
+            return
+        for entry in server.run.entries:
+            if isinstance(entry.record, Moved):
+                what = (
+                    "the adapter was moved by other cohorts, whose ledgers are not "
+                    "here; check the folder of the whole run"
+                )
+                self._note(server.file, what, entry.line)
+                return
+
     def _log(
         self,
         server: RunFile | None,
@@ -318,44 +335,27 @@ class _Check:
         data = self._read(file)
         if data is None:
             return
-        try:
-            summary = _load_json(data)
-        except (ValueError, RecursionError):
-            summary = None
-        if not isinstance(summary, dict):
-            self._note(file, "not a JSON object")
-            return
-        epsilons = {name: claimed_epsilon(spend) for name, spend in spends.items()}
-        expected = {
-            "epsilon": max(epsilons.values()),
+        figures = {
             "delta": terms.delta,
             "target_epsilon": terms.epsilon,
             "rounds_completed": Decimal(server.history.published),
             "rounds_aborted": Decimal(server.history.aborted),
         }
         # These two may be left out, since they repeat what stands elsewhere.
-        repeated = {
+        repeated: dict[str, object] = {
             "plan_digest": digest.hex() if digest else None,
             "survivors": list(server.history.last_survivors),
         }
-        wrong = [n for n, value in expected.items() if not _same(summary.get(n), value)]
-        wrong += [n for n, v in repeated.items() if n in summary and summary[n] != v]
-        for name in wrong:
-            self._note(file, f"{name!r} is not what the ledgers and the plan say")
-        clients = summary.get("clients")
-        stated: dict[object, object] = {}
-        for client in clients if isinstance(clients, list) else []:
-            if isinstance(client, dict) and isinstance(client.get("name"), str):
-                stated[client["name"]] = client.get("epsilon")
-        if not isinstance(clients, list) or len(clients) != len(epsilons):
-            self._note(file, "'clients' does not list exactly the clients of the plan")
-        for name, value in sorted(epsilons.items()):
-            if not _same(stated.get(name), value):
-                self._note(file, f"the epsilon of {name!r} is not its ledger's")
+        for what in wrong_in(data, figures, repeated, spends):
+            self._note(file, what)
 
 
 def verify_run(
-    directory: Path, *, price: Price = price_charges, unfinished: bool = False
+    directory: Path,
+    *,
+    price: Price = price_charges,
+    unfinished: bool = False,
+    cohort: bool = False,
 ) -> Report:
     """Check a run's folder and collect all that is wrong with it.
 
@@ -363,53 +363,15 @@ def verify_run(
         directory: the folder that `fgrpo run` wrote.
         price: the accountant.
         unfinished: accept a run that has not ended: no `closed`, no summary.
+        cohort: it is one of several, all of which are checked (`federation`), so that
+            their sums may have moved the adapter.
 
     Guarantee:
         It returns a report for any bytes in the folder's files.
     """
-    return _Check(directory, price, unfinished=unfinished).report()
+    check = _Check(directory, price, unfinished=unfinished, cohort=cohort)
+    return check.report()
 
 
 def _ledger_file(party: str) -> str:
     return f"ledger/{party}{LEDGER_SUFFIX}"
-
-
-def _load_json(data: bytes) -> object:
-    """Strict JSON with exact numbers: no repeated keys, no NaN or infinities."""
-
-    def pairs(items: list[tuple[str, object]]) -> dict[str, object]:
-        table = dict(items)
-        if len(table) != len(items):
-            msg = "a repeated key"
-            raise ValueError(msg)
-        return table
-
-    def constant(_: str) -> object:
-        msg = "not a number of JSON"
-        raise ValueError(msg)
-
-    def fraction(text: str) -> Decimal:
-        try:
-            return Decimal(text)
-        except InvalidOperation:
-            msg = "an exponent beyond reading"
-            raise ValueError(msg) from None
-
-    return json.loads(
-        data.decode("utf-8"),
-        object_pairs_hook=pairs,
-        parse_float=fraction,
-        parse_constant=constant,
-    )
-
-
-def _same(value: object, expected: Decimal) -> bool:
-    """Whether a summary's number is this decimal, or the double nearest to it."""
-    if expected.is_infinite():
-        return value in (None, "infinity")
-    if isinstance(value, bool) or not isinstance(value, int | Decimal):
-        return False
-    try:
-        return value == expected or float(value) == float(expected)
-    except OverflowError:
-        return False

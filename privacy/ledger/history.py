@@ -114,6 +114,8 @@ class History:
         aborted: likewise.
         missed: likewise.
         moved: rounds without a sum in which other cohorts moved the adapter (server).
+        left_out: whether the last attempt gave no sum, and nothing says since then that
+            others moved the adapter (server).
         adapter: digest of the adapter as the last published sum, of this cohort or of
             others, has left it (server).
         offered: digest of the adapter that the round starts from (server).
@@ -147,6 +149,7 @@ class History:
     aborted: int = 0
     missed: int = 0
     moved: int = 0
+    left_out: bool = False
     adapter: bytes | None = None
     offered: bytes = b""
     offer_digest: bytes = b""
@@ -269,7 +272,7 @@ class History:
                 following = self._advance(record)
             case Aborted():
                 self._check_cohort(record.dropouts)
-                following = replace(self, aborted=self.aborted + 1)
+                following = replace(self, aborted=self.aborted + 1, left_out=True)
             case Declined():
                 self._check_declined(record)
             case Resumed() | Refused() | Cosigned() | Disputed():
@@ -381,6 +384,7 @@ class History:
             offer_digest=record.offer_digest,
             members=(),
             survivors=(),
+            left_out=False,
         )
 
     def _charge(self, record: Intent) -> History:
@@ -446,12 +450,18 @@ class History:
     def _advance(self, record: Published | Moved) -> History:
         """The adapter has moved, by this cohort's sum or by those of others alone."""
         if isinstance(record, Moved):
+            _require(self.left_out, "moved by others, and no round was just aborted")
             _require(
                 record.adapter_before == self.offered
                 and self.adapter in {None, record.adapter_before},
                 "another adapter than the round started from",
             )
-            return replace(self, adapter=record.adapter_after, moved=self.moved + 1)
+            return replace(
+                self,
+                adapter=record.adapter_after,
+                moved=self.moved + 1,
+                left_out=False,
+            )
         self._check_sum(record.survivors)
         _require(
             record.survivors == self.survivors, "other survivors than were announced"

@@ -133,7 +133,14 @@ class CohortRun:
             }
             write_summary(folder.root, report.spends, **summary)
             self.spends |= report.spends
-        write_summary(self.root, self.spends)
+        told = [record for place in (0, 1) for record in self.records(place)]
+        begun = {r["round"] for r in told if r["kind"] == "round_opened"}
+        moved = {r["round"] for r in told if r["kind"] in {"published", "moved"}}
+        summary |= {
+            "rounds_completed": len(moved),
+            "rounds_aborted": len(begun - moved),
+        }
+        write_summary(self.root, self.spends, **summary)
 
     def problems(self):
         """Finish the run, and check the folder as an auditor would."""

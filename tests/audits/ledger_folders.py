@@ -6,8 +6,14 @@ import shutil
 import sys
 from pathlib import Path
 
-from privacy.ledger import split_views, verify_run
-from tests.vectors.ledger_story import PARTIES, Story, Told
+from privacy.ledger import (
+    cohort_folders,
+    split_views,
+    verify_federation,
+    verify_run,
+)
+from tests.vectors.ledger_cohort_lies import Stories
+from tests.vectors.ledger_story import Story, Told
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "audits/verify_ledger.py"
@@ -45,6 +51,8 @@ def write(files, folder):
 
 def verdicts(folder, *, unfinished=False, tolerance=0.0):
     """What the first and the second verifier find, as texts."""
+    if cohort_folders(folder):
+        return _verdicts_of_cohorts(folder, unfinished, tolerance)
     first = verify_run(folder, unfinished=unfinished)
     again = second.Folder(folder, unfinished=unfinished, tolerance=tolerance)
     again.check()
@@ -52,6 +60,19 @@ def verdicts(folder, *, unfinished=False, tolerance=0.0):
     assert second.words(second.report(again))
     problems = [str(problem) for problem in first.problems]
     return problems + split_views(first.roots), again.findings
+
+
+def _verdicts_of_cohorts(folder, unfinished, tolerance):
+    reports, between = verify_federation(folder, unfinished=unfinished)
+    again = second.Federation(folder, unfinished=unfinished, tolerance=tolerance)
+    again.check()
+    parts = list(again.cohorts.values())
+    second.find_split_views(parts)
+    assert second.words(second.report_all(again))
+    problems = [str(problem) for one in reports.values() for problem in one.problems]
+    problems += [str(problem) for problem in between]
+    problems += split_views([root for one in reports.values() for root in one.roots])
+    return problems, again.findings + [f for part in parts for f in part.findings]
 
 
 def altered_bytes(files, seed):
@@ -131,7 +152,7 @@ def other_value(value, rng):  # noqa: PLR0911
 
 def alter_value(story, rng):
     """One value of one record is another."""
-    record = rng.choice(story.records[rng.choice(PARTIES)])
+    record = rng.choice(story.records[rng.choice(story.parties)])
     *path, last = rng.choice(list(places(record)))
     owner = record
     for key in path:
@@ -141,7 +162,7 @@ def alter_value(story, rng):
 
 def alter_order(story, rng):
     """A record is left out, repeated, moved, or another party's."""
-    records = story.records[rng.choice(PARTIES)]
+    records = story.records[rng.choice(story.parties)]
     place = rng.randrange(len(records))
     kind = rng.randrange(4)
     if kind == 0 and len(records) > 1:
@@ -151,14 +172,14 @@ def alter_order(story, rng):
     elif kind == 2:
         records.insert(rng.randrange(len(records)), records.pop(place))
     else:
-        other = rng.choice(story.records[rng.choice(PARTIES)])
+        other = rng.choice(story.records[rng.choice(story.parties)])
         own = {name: records[place][name] for name in ("party", "role", "run")}
         records.insert(place, dict(other) | own)
 
 
 def alter_story(story, rng):
     """A party leaves out what it can leave out, and makes its totals fit."""
-    party = rng.choice(PARTIES)
+    party = rng.choice(story.parties)
     kinds = sorted({r["kind"] for r in story.records[party]} - {"opened", "closed"})
     if kinds and story.records[party][-1]["kind"] == "closed":
         chosen = rng.sample(kinds, rng.randint(1, len(kinds)))
@@ -168,7 +189,7 @@ def alter_story(story, rng):
 
 def alter_heads(story, rng):
     """A head that was told is that of another line."""
-    told = [r for r in story.records[rng.choice(PARTIES[:3])] if r.get("server_head")]
+    told = [r for r in story.records[rng.choice(story.clients)] if r.get("server_head")]
     if told:
         other = rng.choice(story.records["server"])
         rng.choice(told)["server_head"] = Told(other, "0" * 64)
@@ -183,7 +204,7 @@ def alter_notes(story, rng):
         del story.notes[rng.choice(sorted(story.notes))]
     elif story.notes:
         signers = story.notes[rng.choice(sorted(story.notes))]
-        name = rng.choice(PARTIES)
+        name = rng.choice(story.parties)
         if name in signers and len(signers) > 1:
             signers.remove(name)
         elif name not in signers:
@@ -199,13 +220,45 @@ ALTERATIONS = (
 def altered_records(files, seed):
     """Records altered, and every ledger signed again by its owner."""
     rng = random.Random(seed)  # noqa: S311
-    story = Story(files)
+    if "plan.json" not in files:
+        return altered_cohorts(files, rng)
+    return altered_story(Story(files), rng)
+
+
+def altered_cohorts(files, rng):
+    """Records of one cohort altered; at times an adapter that the others tell of."""
+    told = Stories(files)
+    chosen = rng.choice(sorted(told.cohorts))
+    story = told.cohorts[chosen]
+    if rng.random() < 0.5:
+        return _with_altered_steps(told, story, rng)
+    part = altered_story(story, rng)
+    return part and files | {f"{chosen}/{name}": data for name, data in part.items()}
+
+
+def _with_altered_steps(told, story, rng):
+    """Adapters of one cohort's rounds are others, in all that its parties write."""
+    known = sorted(
+        {r[key] for r in story.every("moved") for key in r if key.startswith("adapter")}
+    ) or ["0" * 64]
+    old, new = rng.choice(known), rng.choice([*known, "7" * 64])
+    for records in story.records.values():
+        for record in records:
+            for key in ("adapter_digest", "adapter_before", "adapter_after"):
+                if record.get(key) == old and rng.random() < 0.9:
+                    record[key] = new
+    return told.written()
+
+
+def altered_story(story, rng):
+    """The files of one run, of which some records are altered."""
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         rng.choice(ALTERATIONS)(story, rng)
+    first = story.clients[0]
     # A plan that all agree on, and that its digest fits, gets past the first checks.
-    if rng.random() < 0.15 and story.records["alpha"][0]["kind"] == "opened":
-        term = rng.choice(sorted(story.of("alpha", "opened")["plan"]))
-        value = other_value(story.of("alpha", "opened")["plan"][term], rng)
+    if rng.random() < 0.15 and story.records[first][0]["kind"] == "opened":
+        term = rng.choice(sorted(story.of(first, "opened")["plan"]))
+        value = other_value(story.of(first, "opened")["plan"][term], rng)
         story.change_plan(**{term: value})
     try:
         return story.written()

@@ -21,6 +21,7 @@ from privacy.ledger import (
     filter_epsilon,
     price_charges,
     split_views,
+    verify_federation,
     verify_run,
 )
 from privacy.ledger.merkle import Tree
@@ -68,8 +69,8 @@ def test_the_vectors_are_what_the_program_writes():
 
 
 def test_there_are_lies_about_every_rule():
-    assert {case["rule"] for case in CASES["bad"]} == set(range(1, 17))
-    assert len(CASES["bad"]) > 180
+    assert {case["rule"] for case in CASES["bad"]} == set(range(1, 21))
+    assert len(CASES["bad"]) > 210
 
 
 @pytest.mark.parametrize("case", CASES["valid"], ids=VALID)
@@ -105,7 +106,7 @@ def test_both_verifiers_agree_on_folders_altered_at_random(alter, name, tmp_path
         if files is None:
             continue
         folder = write(files, tmp_path / "run")
-        first, again = verdicts(folder, unfinished=name == "unfinished")
+        first, again = verdicts(folder, unfinished=name.endswith("unfinished"))
         assert bool(first) == bool(again), (seed, first, again)
         verdict[bool(first)] += 1
     assert verdict[True] > 3
@@ -193,6 +194,53 @@ def test_the_script_takes_several_folders(split):
     done = run(split[0], split[0])
     assert done.returncode == 0
     assert done.stdout.count("verified; compare the keys") == 2
+
+
+def test_the_script_checks_each_cohort_and_what_joins_them(tmp_path):
+    done = run(VECTORS / "cohorts")
+    assert done.returncode == 0
+    assert done.stdout.count("verified; compare the keys") == 4
+    told = json.loads(run(VECTORS / "cohorts", "--json").stdout)
+    assert [len(folder["parties"]) for folder in told["folders"]] == [4, 4, 4, 0]
+    name = "bad_adapter_moved_by_a_sum_that_is_made_up"
+    (case,) = (c for c in CASES["bad"] if c["name"] == name)
+    folder = write(applied(HONEST["cohorts"], case["edits"]), tmp_path / "run")
+    done = run(folder)
+    assert done.returncode == 1
+    assert done.stdout.count("verified; compare the keys") == 3
+    assert done.stdout.endswith(f"{folder}: NOT VERIFIED: 1 finding\n")
+    name = "bad_cohort_in_which_a_charge_is_left_out"
+    (case,) = (c for c in CASES["bad"] if c["name"] == name)
+    done = run(write(applied(HONEST["cohorts"], case["edits"]), folder))
+    assert done.returncode == 1
+    assert done.stdout.endswith(f"{folder}: NOT VERIFIED: see its cohorts\n")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        case
+        for case in CASES["bad"]
+        if case["rule"] in {18, 19, 20} and case["folder"].startswith("cohorts")
+    ],
+    ids=lambda case: case["name"],
+)
+def test_each_cohort_bears_the_lies_that_the_others_contradict(case, tmp_path):
+    files = applied(HONEST[case["folder"]], case["edits"])
+    folder = write(files, tmp_path / "run")
+    may = case["unfinished"]
+    reports, between = verify_federation(folder, unfinished=may)
+    assert len(reports) > 1
+    assert between
+    assert all(report.ok for report in reports.values())
+
+
+def test_a_cohort_alone_does_not_explain_how_others_moved_its_adapter():
+    folders = [VECTORS / "cohorts" / f"cohort-{n:04d}" for n in (1, 2, 3)]
+    for folder, ok in zip(folders, (False, False, True), strict=True):
+        first, again = verdicts(folder)
+        assert (not first) == ok
+        assert {finding.rule for finding in again} == (set() if ok else {19})
 
 
 # --- The log --------------------------------------------------------------------------

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 
 from tests.vectors import (  # noqa: F401 - they register their lies
+    ledger_cohort_lies,
+    ledger_cohorts,
     ledger_contradictions,
     ledger_log_lies,
+    ledger_runs,
 )
 from tests.vectors.ledger_lies import LIES
-from tests.vectors.ledger_runs import RUNS, UNFINISHED, Files, folders
+from tests.vectors.ledger_runs import Files
 from tests.vectors.ledger_story import edits
 
 ABOUT = (
@@ -21,10 +24,13 @@ ABOUT = (
     "be unfinished."
 )
 
+ALL = [happens for happens, _ in ledger_runs.RUNS] + [*ledger_cohorts.RUNS]
+UNFINISHED = ledger_runs.UNFINISHED | ledger_cohorts.UNFINISHED
+
 
 def files() -> Files:
     """What every file must hold, by its path in tests/vectors/ledgers."""
-    runs = folders()
+    runs = ledger_runs.folders() | ledger_cohorts.folders()
     written = {
         f"{run}/{name}": data
         for run, held in runs.items()
@@ -36,7 +42,7 @@ def files() -> Files:
             "what": happens.__doc__,
             "unfinished": happens.__name__ in UNFINISHED,
         }
-        for happens, _ in RUNS
+        for happens in ALL
     ]
     bad = [
         {

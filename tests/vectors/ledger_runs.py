@@ -202,17 +202,19 @@ RUNS: tuple[tuple[Callable[[SyntheticRun], None], dict[str, object]], ...] = (
 UNFINISHED = {"unfinished"}
 
 
+def files_in(folder: Path) -> Files:
+    """Every file of a folder, by its path in it."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
 def write(happens: Callable[[SyntheticRun], None], changes: dict[str, object]) -> Files:
     """The files of one run, by their path in its folder."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        run = SyntheticRun(folder, make_plan(**changes), price=price_charges)
+        run = SyntheticRun(Path(name), make_plan(**changes), price=price_charges)
         happens(run)
         run.close_files()
-        paths = sorted(path for path in folder.rglob("*") if path.is_file())
-        return {
-            path.relative_to(folder).as_posix(): path.read_bytes() for path in paths
-        }
+        return files_in(Path(name))
 
 
 def folders() -> dict[str, Files]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from copy import deepcopy
 from dataclasses import dataclass
 from decimal import Decimal
@@ -28,12 +29,12 @@ from privacy.ledger.envelope import GENESIS, line_hash, open_line, seal_line
 from privacy.ledger.merkle import Tree
 from privacy.plan import SERVER
 from privacy.wire import canonical_json
-from tests.privacy.ledger.synthetic import CLIENTS, make_key, number
+from tests.privacy.ledger.synthetic import make_key, number
 
 Record = dict[str, Any]
 Files = dict[str, bytes]
-PARTIES = (*CLIENTS, SERVER)
 CHECKPOINT = "ledger/checkpoint"
+LEDGER = re.compile(r"ledger/([^/]+)\.jsonl")
 ENDS = ("published", "aborted")
 
 
@@ -77,6 +78,8 @@ class Story:
         files: of a run that verifies.
 
     Attributes:
+        clients: their names, sorted.
+        parties: the clients, and the server last.
         files: the folder's other files, to be changed as bytes.
         records: of each party, in order; `seq` and `prev` are made when signed.
         keys: who signs for each party.
@@ -86,15 +89,22 @@ class Story:
 
     def __init__(self, files: Files) -> None:
         self.files = dict(files)
-        self.keys: dict[str, SigningKey] = {name: make_key(name) for name in PARTIES}
-        lines = {name: files[ledger_file(name)].splitlines() for name in PARTIES}
+        known = [
+            found[1] for name in sorted(files) if (found := LEDGER.fullmatch(name))
+        ]
+        self.clients = tuple(name for name in known if name != SERVER)
+        self.parties = (*self.clients, SERVER)
+        self.keys: dict[str, SigningKey] = {
+            name: make_key(name) for name in self.parties
+        }
+        lines = {name: files[ledger_file(name)].splitlines() for name in self.parties}
         self.records: dict[str, list[Record]] = {
             name: [json.loads(open_line(line).payload) for line in lines[name]]
-            for name in PARTIES
+            for name in self.parties
         }
         told = {
             line_hash(line).hex(): Told(record, line_hash(line).hex())
-            for name in PARTIES
+            for name in self.parties
             for line, record in zip(lines[name], self.records[name], strict=True)
         }
         self.forced: dict[int, Record] = {}
@@ -108,7 +118,7 @@ class Story:
                     SERVER if signer == own else signer for signer in signers
                 ]
         self.files.pop(CHECKPOINT, None)
-        for record in (each for name in PARTIES for each in self.records[name]):
+        for record in (each for name in self.parties for each in self.records[name]):
             if record["kind"] == "cosigned":
                 record |= {"root": Shown(), "signature": Shown()}
             if record.get("server_head"):
@@ -122,17 +132,19 @@ class Story:
 
     def every(self, kind: str) -> list[Record]:
         """The records of a kind, of all parties."""
-        return [r for name in PARTIES for r in self.records[name] if r["kind"] == kind]
+        return [
+            r for name in self.parties for r in self.records[name] if r["kind"] == kind
+        ]
 
     def change_plan(
-        self, *, parties: tuple[str, ...] = PARTIES, **terms: object
+        self, *, parties: tuple[str, ...] | None = None, **terms: object
     ) -> None:
         """Other terms in `opened` with a fitting digest; in plan.json if all do."""
-        for name in parties:
+        for name in parties or self.parties:
             for opened in (r for r in self.records[name] if r["kind"] == "opened"):
                 opened["plan"] |= terms
                 opened["plan_digest"] = digest_of(opened["plan"])
-        if parties == PARTIES:
+        if parties in (None, self.parties):
             plan = json.loads(self.files["plan.json"]) | terms
             self.files["plan.json"] = text_of(plan)
 
@@ -186,7 +198,7 @@ class Story:
             "survivors": ([[]] + [r["survivors"] for r in ended["published"]])[-1],
         }
         figures = {}
-        for name in CLIENTS:
+        for name in self.clients:
             spent = [r for r in self.records[name] if "spend" in r and r["run"] == run]
             spend = spent[-1]["spend"] if spent else {"epsilon_pld": "0"}
             pld, rdp = spend["epsilon_pld"], spend.get("epsilon_rdp")
@@ -237,7 +249,7 @@ class Story:
 
         places = {
             id(record): (name, place)
-            for name in PARTIES
+            for name in self.parties
             for place, record in enumerate(self.records[name])
         }
         files = dict(self.files)
@@ -248,7 +260,7 @@ class Story:
             ):
                 told = json.loads(files["summary.json"])
                 files["summary.json"] = self._summary(told)
-        for name in PARTIES:
+        for name in self.parties:
             own = [seal(name, place) for place in range(len(self.records[name]))]
             files[ledger_file(name)] = b"".join(line + b"\n" for line in own)
             head = {"head": line_hash(own[-1]).hex(), "records": len(own)}

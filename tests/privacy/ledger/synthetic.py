@@ -20,6 +20,7 @@ from privacy.ledger import (
     Intent,
     Joined,
     Ledger,
+    Moved,
     Outcome,
     Published,
     Reason,
@@ -109,8 +110,9 @@ def number(figure):
 class SyntheticClient:
     """One client's side; every step is one record."""
 
-    def __init__(self, ledger, plan, price=price):
+    def __init__(self, ledger, plan, price=price, adapters=None):
         self.ledger, self.plan, self.price = ledger, plan, price
+        self.adapters = adapters or ADAPTERS
 
     def open(self, roster, run=RUN, **changes):
         values = {
@@ -133,8 +135,9 @@ class SyntheticClient:
         return self.ledger.append(ClientOpened(**(values | changes)))
 
     def join(self, number, attempt=1):
+        before = digest("adapter", self.adapters[number])
         return self.ledger.append(
-            Joined(number, attempt, digest("offer", number), adapter_before(number))
+            Joined(number, attempt, digest("offer", number), before)
         )
 
     def intent(self, number, attempt=1, **changes):
@@ -181,6 +184,7 @@ class SyntheticClient:
         )
 
 
+# What each round of the run starts from; the last is what the third one leads to.
 ADAPTERS = {1: "zero", 2: "one", 3: "one", 4: "three"}
 
 
@@ -189,7 +193,7 @@ def adapter_before(number):
 
 
 def adapter_after(number):
-    return digest("adapter", ADAPTERS[number + 1])
+    return adapter_before(number + 1)
 
 
 class SyntheticRun:
@@ -200,12 +204,25 @@ class SyntheticRun:
         plan: the terms.
         keys: signing keys by party.
         price: the accountant.
+        run: the handle.
+        adapters: what each round starts from, and the one after the last.
     """
 
-    def __init__(self, directory, plan=None, *, keys=None, price=price):
+    def __init__(
+        self,
+        directory,
+        plan=None,
+        *,
+        keys=None,
+        price=price,
+        run=RUN,
+        adapters=None,
+    ):
         self.directory = Path(directory)
         self.plan = plan or make_plan()
-        self.keys = keys or {name: make_key(name) for name in (*CLIENTS, SERVER)}
+        self.run, self.adapters = run, adapters or ADAPTERS
+        self.names = tuple(client.name for client in self.plan.clients)
+        self.keys = keys or {name: make_key(name) for name in (*self.names, SERVER)}
         self.roster = {name: key.verify_key.raw for name, key in self.keys.items()}
         (self.directory / "ledger").mkdir()
         (self.directory / "keys").mkdir()
@@ -215,8 +232,10 @@ class SyntheticRun:
         self.survivors = ()
         self.server = self.ledger(SERVER, Role.SERVER)
         self.clients = {
-            name: SyntheticClient(self.ledger(name, Role.CLIENT), self.plan, price)
-            for name in CLIENTS
+            name: SyntheticClient(
+                self.ledger(name, Role.CLIENT), self.plan, price, self.adapters
+            )
+            for name in self.names
         }
 
     def ledger(self, name, role):
@@ -226,7 +245,7 @@ class SyntheticRun:
     def open(self, **changes):
         self.server.append(
             ServerOpened(
-                RUN,
+                self.run,
                 SOFTWARE,
                 self.plan.to_json(),
                 self.plan.digest_bytes,
@@ -234,12 +253,17 @@ class SyntheticRun:
             )
         )
         for client in self.clients.values():
-            client.open(self.roster, **changes)
+            client.open(self.roster, **({"run": self.run} | changes))
 
-    def gather(self, number, members=CLIENTS):
+    def adapter(self, number):
+        """What a round starts from."""
+        return digest("adapter", self.adapters[number])
+
+    def gather(self, number, members=None):
         """Offer a round, join it, advertise, charge."""
+        members = members or self.names
         self.server.append(
-            RoundOpened(number, 1, digest("offer", number), adapter_before(number))
+            RoundOpened(number, 1, digest("offer", number), self.adapter(number))
         )
         for name in members:
             self.clients[name].join(number)
@@ -247,27 +271,33 @@ class SyntheticRun:
         for name in members:
             self.clients[name].intent(number)
 
-    def publish(self, number, survivors, members=CLIENTS, adapter=None):
-        """Commit, count, open the sum, tell everybody."""
-        after = adapter or adapter_after(number)
+    def count(self, number, survivors, members=None):
+        """Commit, and count the vectors; returns the heads that came with them."""
         heads = {name: self.clients[name].commit(number) for name in survivors}
         self.server.append(
             Survivors(
                 number,
                 1,
-                members,
+                members or self.names,
                 survivors,
                 digest("sharers", number),
                 digest("survivors", number),
             )
         )
+        return heads
+
+    def publish(self, number, survivors, members=None, adapter=None):
+        """Count, open the sum, tell everybody."""
+        members = members or self.names
+        after = adapter or self.adapter(number + 1)
+        heads = self.count(number, survivors, members)
         head = self.server.append(
             Published(
                 number,
                 1,
                 survivors,
                 digest("sum", number),
-                adapter_before(number),
+                self.adapter(number),
                 after,
                 digest("transcript", number),
                 heads,
@@ -288,18 +318,24 @@ class SyntheticRun:
                     number, Status.MISSED, Reason.LEFT_OUT, **told
                 )
 
-    def abort(self, number, members=CLIENTS):
+    def abort(self, number, members=None):
         head = self.server.append(
-            Aborted(number, 1, Reason.BELOW_THRESHOLD, ("beta", "gamma"))
+            Aborted(number, 1, Reason.BELOW_THRESHOLD, self.names[1:])
         )
-        for name in members:
+        for name in members or self.names:
             self.clients[name].outcome(
                 number, Status.ABORTED, Reason.SERVER_ABORTED, server_head=head
             )
 
+    def move(self, number):
+        """The sums of other cohorts moved the adapter."""
+        self.server.append(
+            Moved(number, 1, self.adapter(number), self.adapter(number + 1))
+        )
+
     def rounds(self):
         self.gather(1)
-        self.publish(1, CLIENTS)
+        self.publish(1, self.names)
         self.gather(2)
         self.abort(2)
         self.gather(3)

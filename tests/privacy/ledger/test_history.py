@@ -238,7 +238,7 @@ def test_an_aborted_round_is_followed_by_where_other_cohorts_moved_the_adapter(s
         (8, {"round": 3}, "another round or attempt"),
         # Not before the round has ended, and not after a sum that moved the adapter.
         (7, {}, "cannot follow"),
-        (5, {"round": 1}, "another adapter than the round"),
+        (5, {"round": 1}, "no round was just aborted"),
         (1, {}, "another round or attempt"),
     ],
 )
@@ -252,8 +252,22 @@ def test_an_adapter_moves_once_in_a_round(server):
     again = moved(server, adapter_after="33" * 32)
     onward = moved(server, adapter_before="22" * 32, adapter_after="33" * 32)
     for second in (again, onward):
-        with pytest.raises(LedgerError, match="another adapter than the round"):
+        with pytest.raises(LedgerError, match="no round was just aborted"):
             replay([*records, second])
+
+
+@pytest.mark.parametrize("kind", ["published", "moved"])
+def test_a_step_that_moves_nothing_leaves_no_room_for_another(server, kind):
+    """After both, the adapter is still the one that the round started from."""
+    if kind == "published":
+        records, number = copied(server[:5]), 1
+        records[4]["adapter_after"] = records[4]["adapter_before"]
+    else:
+        start, number = server[5]["adapter_digest"], 2
+        records = [*server[:8], moved(server, adapter_after=start)]
+    start = records[-1]["adapter_before"]
+    with pytest.raises(LedgerError, match="no round was just aborted"):
+        replay([*records, moved(server, round=number, adapter_before=start)])
 
 
 @pytest.mark.parametrize(
