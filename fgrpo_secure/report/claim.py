@@ -86,6 +86,7 @@ def _claim(facts: RunFacts) -> dict[str, Value]:
         "sentence": sentence(facts),
         "promises_privacy": plan.promises_privacy,
         "finished": facts.finished,
+        "cohorts": facts.cohorts,
         "privacy_unit": _unit(plan),
         "trust_model": _trust(plan),
         "mechanism": _mechanism(plan),

@@ -21,6 +21,7 @@ from privacy.ledger import (
     Aborted,
     Budget,
     Intent,
+    Moved,
     Phase,
     Published,
     Refused,
@@ -34,8 +35,8 @@ from privacy.ledger import (
     claimed_epsilon,
     priced,
     read_key_file,
+    verify_folder,
     verify_ledger,
-    verify_run,
 )
 from privacy.plan import SERVER, ClientTerms, Plan
 
@@ -102,6 +103,7 @@ class RoundFacts:
         attempt: from 1.
         status: "published", "aborted" or "not ended".
         reason: a code, empty unless aborted.
+        moved: whether other cohorts' sums moved the adapter, where it aborted.
         members: clients that advertised keys.
         survivors: clients in the sum.
         dropouts: clients that the server names as gone, where it aborted.
@@ -114,6 +116,7 @@ class RoundFacts:
     attempt: int
     status: str
     reason: str
+    moved: bool
     members: tuple[str, ...]
     survivors: tuple[str, ...]
     dropouts: tuple[str, ...]
@@ -128,6 +131,7 @@ class RunFacts:
 
     Attributes:
         plan: its terms.
+        cohorts: how many the run has; 1 where this is all of it.
         finished: whether every ledger is closed.
         handle: of the run, hex.
         software: as every party's ledger names it, distinct and sorted.
@@ -143,6 +147,7 @@ class RunFacts:
     """
 
     plan: Plan
+    cohorts: int
     finished: bool
     handle: str
     software: tuple[str, ...]
@@ -195,20 +200,23 @@ def gather(
     """Verify a run's folder and read what it proves.
 
     Args:
-        folder: that `fgrpo run` wrote.
+        folder: that `fgrpo run` wrote, or that of a cohort in it.
         audits: names and folders with results of audits.
         unfinished: accept a run that has not ended.
 
     Guarantee:
-        Facts come of a folder that `fgrpo ledger verify` accepts, and of no other.
+        Facts come of a folder that `fgrpo ledger verify` accepts, or of a cohort in
+        such a folder, and of no other.
     """
-    report = verify_run(folder, unfinished=unfinished)
+    report, cohorts = verify_folder(folder, unfinished=unfinished)
     if not report.ok:
         problems = tuple(str(problem) for problem in report.problems)
-        open_end = not unfinished and verify_run(folder, unfinished=True).ok
+        open_end = not unfinished and verify_folder(folder, unfinished=True)[0].ok
         return Refuted(problems, open_end)
     try:
-        facts = _facts(folder, report, read_audits(audits), unfinished=unfinished)
+        facts = _facts(
+            folder, report, cohorts, read_audits(audits), unfinished=unfinished
+        )
     except (LedgerError, PlanMismatchError) as error:
         return Refuted((str(error),))
     refuting = [audit for audit in facts.audits if audit.refuted]
@@ -219,7 +227,12 @@ def gather(
 
 
 def _facts(
-    folder: Path, report: Report, audits: tuple[Audited, ...], *, unfinished: bool
+    folder: Path,
+    report: Report,
+    cohorts: int,
+    audits: tuple[Audited, ...],
+    *,
+    unfinished: bool,
 ) -> RunFacts:
     names = [*report.spends, SERVER]
     ledgers = {
@@ -246,6 +259,7 @@ def _facts(
     )
     return RunFacts(
         plan=plan,
+        cohorts=cohorts,
         finished=finished,
         handle=own.opened.run.hex(),
         software=tuple(sorted({run.opened.software for run in runs.values()})),
@@ -328,12 +342,15 @@ def _rounds(
     members: dict[tuple[int, int], tuple[str, ...]] = {}
     ends: dict[tuple[int, int], Published | Aborted] = {}
     opened: list[tuple[int, int]] = []
+    moved: set[tuple[int, int]] = set()
     for entry in server.entries:
         record = entry.record
         if isinstance(record, RoundOpened):
             opened.append((record.round, record.attempt))
         elif isinstance(record, Roster):
             members[record.round, record.attempt] = record.members
+        elif isinstance(record, Moved):
+            moved.add((record.round, record.attempt))
         elif isinstance(record, Published | Aborted):
             ends[record.round, record.attempt] = record
     found, epsilon = [], Decimal(0)
@@ -349,6 +366,7 @@ def _rounds(
                 attempt=attempt,
                 status=end.kind if end else _RUNNING,
                 reason=end.reason.value if isinstance(end, Aborted) else "",
+                moved=place in moved,
                 members=members.get(place, ()),
                 survivors=end.survivors if isinstance(end, Published) else (),
                 dropouts=end.dropouts if isinstance(end, Aborted) else (),

@@ -176,6 +176,21 @@ def _warnings(facts: RunFacts) -> list[Html]:
                 role="alert",
             )
         )
+    if facts.cohorts > 1:
+        found.append(
+            element(
+                "section",
+                element("h2", f"One of the {facts.cohorts} cohorts of a run"),
+                element(
+                    "p",
+                    "This page is about the clients of this cohort, and all of the "
+                    "run's ledgers verify, those of the other cohorts too. Each cohort "
+                    "has a sum with all of the noise by itself; the adapter was moved "
+                    "by the sums of all.",
+                ),
+                class_="box",
+            )
+        )
     if not facts.finished:
         found.append(
             element(

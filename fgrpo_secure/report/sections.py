@@ -193,6 +193,7 @@ def _result(one: RoundFacts) -> Content:
     if one.status == "published":
         return "published"
     reason = f": {one.reason.replace('_', ' ')}" if one.reason else ""
+    reason += "; other cohorts' sums moved the adapter" if one.moved else ""
     return element("span", f"{one.status}{reason}", class_="no")
 
 

@@ -25,7 +25,7 @@ def write_report(
     """Write `report.html` and `claim.json` into a run's folder.
 
     Args:
-        folder: that `fgrpo run` wrote.
+        folder: that `fgrpo run` wrote, or that of one cohort in it.
         released: results of audits that came with the program.
         unfinished: accept a run that has not ended.
 
@@ -43,7 +43,8 @@ def write_report(
     if cohorts:
         raise StateError(
             f"{folder} holds a run of several cohorts, each with a report of its own.",
-            f"Give the folder of one, such as {cohorts[0]}.",
+            f"Give the folder of each: {', '.join(one.name for one in cohorts[:3])}"
+            f"{' and so on' if len(cohorts) > 3 else ''} in it.",
         )
     if not folder.is_dir() or not is_run(folder):
         raise StateError(

@@ -19,8 +19,8 @@ from privacy.ledger.codes import Claim, Reason, Role, Status, reason_of
 from privacy.ledger.federation import (
     COHORT,
     cohort_folders,
-    is_cohort_folder,
     verify_federation,
+    verify_folder,
 )
 from privacy.ledger.fields import (
     HANDLE_BYTES,
@@ -134,7 +134,6 @@ __all__ = [
     "decimal_text",
     "filter_epsilon",
     "from_object",
-    "is_cohort_folder",
     "log_origin",
     "parse_note",
     "plan_digest",
@@ -150,6 +149,7 @@ __all__ = [
     "split_views",
     "to_object",
     "verify_federation",
+    "verify_folder",
     "verify_ledger",
     "verify_run",
     "write_key_file",

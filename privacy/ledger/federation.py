@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -105,6 +105,33 @@ def verify_federation(
         what = _wrong_summary(directory / _SUMMARY, reports, runs, told)
         problems += [Problem(_SUMMARY, 0, text) for text in what]
     return reports, tuple(problems)
+
+
+def verify_folder(directory: Path, *, unfinished: bool = False) -> tuple[Report, int]:
+    """Check a run's folder, and that of a cohort together with the cohorts beside it.
+
+    Args:
+        directory: the folder.
+        unfinished: accept a run that has not ended.
+
+    Returns:
+        What was found of it, where for a cohort all that is wrong with the whole run
+        is wrong, and how many cohorts the run has.
+    """
+    if not is_cohort_folder(directory):
+        return verify_run(directory, unfinished=unfinished), 1
+    here = directory.resolve()
+    reports, between = verify_federation(here.parent, unfinished=unfinished)
+    others = [
+        Problem(f"../{name}/{problem.file}", problem.line, problem.what)
+        for name, report in reports.items()
+        if name != here.name
+        for problem in report.problems
+    ]
+    joint = [Problem(f"../{one.file}", one.line, one.what) for one in between]
+    own = reports[here.name]
+    whole = replace(own, problems=(*own.problems, *others, *joint))
+    return whole, len(reports)
 
 
 def _server(folder: Path) -> Run:

@@ -22,6 +22,7 @@ from tests.report.pages import words
 FIELDS = {
     "sentence",
     "promises_privacy",
+    "cohorts",
     "finished",
     "privacy_unit",
     "trust_model",

@@ -110,13 +110,13 @@ def number(figure):
 class SyntheticClient:
     """One client's side; every step is one record."""
 
-    def __init__(self, ledger, plan, price=price, adapters=None):
+    def __init__(self, ledger, plan, price=price, run=RUN, adapters=None):
         self.ledger, self.plan, self.price = ledger, plan, price
-        self.adapters = adapters or ADAPTERS
+        self.run, self.adapters = run, adapters or ADAPTERS
 
-    def open(self, roster, run=RUN, **changes):
+    def open(self, roster, run=None, **changes):
         values = {
-            "run": run,
+            "run": run or self.run,
             "software": SOFTWARE,
             "plan": self.plan.to_json(),
             "plan_digest": self.plan.digest_bytes,
@@ -233,7 +233,7 @@ class SyntheticRun:
         self.server = self.ledger(SERVER, Role.SERVER)
         self.clients = {
             name: SyntheticClient(
-                self.ledger(name, Role.CLIENT), self.plan, price, self.adapters
+                self.ledger(name, Role.CLIENT), self.plan, price, run, self.adapters
             )
             for name in self.names
         }
@@ -253,7 +253,7 @@ class SyntheticRun:
             )
         )
         for client in self.clients.values():
-            client.open(self.roster, **({"run": self.run} | changes))
+            client.open(self.roster, **changes)
 
     def adapter(self, number):
         """What a round starts from."""
