@@ -62,6 +62,7 @@ from privacy.ledger.records import (
     Cosigned,
     Disputed,
     Joined,
+    Moved,
     Record,
     Refused,
     Resumed,
@@ -400,6 +401,12 @@ class Witness:
                     "sharers, survivors or sum, than this client was shown"
                 )
                 raise EquivocationError(msg)
+        moves = [entry.record for entry in entries if isinstance(entry.record, Moved)]
+        for moved in moves:
+            mine = own.get((moved.round, moved.attempt))
+            if mine is not None and not _may_be_moved(mine, moved):
+                msg = f"round {moved.round} in the server's log: it moved otherwise"
+                raise EquivocationError(msg)
         for place in self._joined_since():
             if place not in theirs:
                 msg = f"the server's log does not have round {place[0]}"
@@ -455,16 +462,35 @@ def _told_by_server(mine: ClientRound) -> bool:
     return mine.outcome is not None and mine.outcome.status is not Status.MISSED
 
 
+def _may_be_moved(mine: ClientRound, moved: Moved) -> bool:
+    """Whether others can have moved the adapter after a round of this client's."""
+    published = mine.outcome is not None and mine.outcome.status is Status.PUBLISHED
+    return not published and mine.joined.adapter_digest == moved.adapter_before
+
+
 def _after(server: History, header: Header, record: Record, *, whole: bool) -> History:
     """The server's state after one more line.
 
     Who does not know the lines before cannot tell whether what `resumed` and `closed`
-    say of these is true. It decides nothing for a client; an auditor checks it.
+    say of these is true, nor which round it was after which others moved the adapter.
+    It decides nothing for a client; an auditor checks it.
     """
-    if whole or not isinstance(record, Resumed | ServerClosed):
+    # Once a round was begun in these lines, all that a move must fit is known.
+    ended_before = isinstance(record, Moved) and not server.round
+    known = not isinstance(record, Resumed | ServerClosed) and not ended_before
+    if whole or known:
         return server.after(header, record)
     phase = STEPS[Role.SERVER][server.phase].get(record.kind)
-    if phase is None or (header.party, header.role) != (SERVER, Role.SERVER):
+    ours = (header.party, header.role, header.run) == (SERVER, Role.SERVER, server.run)
+    if phase is None or not ours:
         msg = f"{record.kind!r} cannot follow there"
         raise BrokenChainError(msg)
+    if isinstance(record, Moved):
+        server = replace(
+            server,
+            round=record.round,
+            attempt=record.attempt,
+            adapter=record.adapter_after,
+            moved=server.moved + 1,
+        )
     return replace(server, phase=phase, records=server.records + 1, last=record.kind)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.crash import campaigns, planted, together
+from tests.crash import campaigns, cohorts, planted, together
 from tests.crash.campaigns import Finding, is_write
 from tests.crash.lives import changes_files
 from tests.crash.world import World
@@ -37,6 +37,7 @@ def main() -> int:
     asked.add_argument("--chain", action="store_true", help="each boundary, once")
     asked.add_argument("--full", action="store_true", help="a full disk at each write")
     asked.add_argument("--every", action="store_true", help="each pass, in a new run")
+    asked.add_argument("--cohorts", action="store_true", help="each of cohorts, once")
     asked.add_argument("--random", metavar="N", type=int, help="N kills at any time")
     parser.add_argument("--seed", type=int, default=1, help="of the times (default: 1)")
     parser.add_argument("--report", type=Path, help="write what was found, as JSON")
@@ -60,9 +61,12 @@ def _find(options: argparse.Namespace, scratch: Path) -> dict:
     passes = campaigns.record(short)
     recorded = sorted(passes)
     refused = [name for name in recorded if changes_files(name)]
-    report: dict = {"recorded": recorded}
+    several = cohorts.world_of_cohorts(scratch / "cohorts")
+    between = cohorts.record(several, recorded)
+    report: dict = {"recorded": recorded, "recorded_of_cohorts": between}
     if options.record:
-        campaigns.write_list(recorded)
+        campaigns.write_list(campaigns.LISTED, recorded)
+        campaigns.write_list(cohorts.LISTED, between)
     elif options.every:
         tally.take(campaigns.every(short, passes))
     else:
@@ -73,6 +77,8 @@ def _find(options: argparse.Namespace, scratch: Path) -> dict:
             tally.take(campaigns.chain(world, refused, ("full",)))
         if options.chain:
             tally.take(campaigns.chain(world, recorded))
+        if options.cohorts:
+            tally.take(cohorts.chain(several, between))
         if options.suite:
             once = [name for name in recorded if not campaigns.is_another(name)]
             tally.take(campaigns.chain(world, once))
@@ -80,6 +86,10 @@ def _find(options: argparse.Namespace, scratch: Path) -> dict:
             writes = [name for name in once if is_write(name)]
             tally.take(campaigns.chain(world, writes, ("full",)))
             report["refused"] = tally.stopped()[len(report["killed"]) :]
+            before = len(tally.stopped())
+            chosen = [name for name in between if cohorts.is_between(name)]
+            tally.take(cohorts.chain(several, chosen))
+            report["killed_of_cohorts"] = tally.stopped()[before:]
             report["unseen"] = planted.unseen(short)
             for befalls in _BEFALLS:
                 report[befalls.__name__] = befalls(short)

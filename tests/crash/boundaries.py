@@ -81,7 +81,10 @@ class Boundaries:
             ledger = whole.removesuffix(".tmp").removesuffix(".head")
             if self._is_ledger(ledger):
                 what = "line" if whole == ledger else "head"
-                return f"{what} {self._lines.get(ledger, 'opening')}"
+                of = re.search(
+                    r" of cohort-\d+|$", whole.replace("/cohort-", " of cohort-")
+                )
+                return f"{what} {self._lines.get(ledger, 'opening')}{of[0]}"
             parts = Path(whole).relative_to(folder).parts
             parts = [self._without_client(part) for part in parts]
             text = "/".join([place, *parts]).removesuffix(".tmp")

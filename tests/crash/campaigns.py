@@ -17,7 +17,7 @@ from privacy.plan import SERVER
 from tests.crash.checks import broken_at_the_end, broken_now
 from tests.crash.lives import Judge, go_on
 from tests.crash.power import NAMES_KEPT, NAMES_LOST
-from tests.crash.world import CHOSEN, CLIENTS, Run, World
+from tests.crash.world import CHOSEN, Run, World
 
 LISTED = Path(__file__).parent / "boundaries.txt"
 # What the chosen client may never come to: the worker that is first makes the secret of
@@ -50,7 +50,7 @@ class Finding:
 
 def is_chosen(name: str, party: str) -> bool:
     """Whether this process is the one to be killed at a boundary."""
-    return party not in CLIENTS or party == CHOSEN or bool(_ANYBODYS.search(name))
+    return party in {SERVER, CHOSEN} or bool(_ANYBODYS.search(name))
 
 
 def record(world: World) -> dict[str, int]:
@@ -93,9 +93,9 @@ def is_write(name: str) -> bool:
     return " write " in name and " head " not in name
 
 
-def write_list(names: Iterable[str]) -> None:
-    """Replace the list by what was recorded."""
-    LISTED.write_text("".join(f"{name}\n" for name in sorted(names)), "utf-8")
+def write_list(path: Path, names: Iterable[str]) -> None:
+    """Replace a list by what was recorded."""
+    path.write_text("".join(f"{name}\n" for name in sorted(names)), "utf-8")
 
 
 def chain(
@@ -183,7 +183,8 @@ def at_random(world: World, kills: int, seed: int) -> Iterator[Finding]:
         wrong: list[str] = []
         seconds = 0.0
         while run.lives < _MOST_LIVES:
-            scope = chance.choice(("machine", NAMES_LOST, NAMES_KEPT, SERVER, *CLIENTS))
+            clients = world.clients
+            scope = chance.choice(("machine", NAMES_LOST, NAMES_KEPT, SERVER, *clients))
             wait = chance.uniform(0, longest)
             life = run.live(then=_after(wait, scope, run) if done < kills else None)
             seconds += life.seconds
@@ -225,7 +226,7 @@ def _after(wait: float, scope: str, run: Run) -> Callable[[int], None]:
         with suppress(ProcessLookupError):
             if scope == SERVER:
                 os.kill(process, signal.SIGKILL)
-            elif scope not in CLIENTS:
+            elif scope not in run.world.clients:
                 os.killpg(process, signal.SIGKILL)
             elif scope in run.workers():
                 os.kill(run.workers()[scope], signal.SIGKILL)

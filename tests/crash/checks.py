@@ -10,17 +10,25 @@ import base64
 import json
 from collections import Counter
 from decimal import Decimal
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from fgrpo_secure.checkpoint import read_checkpoint
 from privacy.contribution import registered_event
-from privacy.ledger import claimed_epsilon, commitment, spend_of, verify_run
+from privacy.ledger import (
+    Spend,
+    claimed_epsilon,
+    commitment,
+    spend_of,
+    verify_federation,
+    verify_run,
+)
 from privacy.plan import SERVER
 from privacy.secagg.messages import sum_digest
 from tests.crash.lives import Life
-from tests.crash.world import CLIENTS, Run
+from tests.crash.world import Run
 from tests.end_to_end.program import records
 
 Place = tuple[str, int, int]
@@ -64,25 +72,26 @@ def broken_at_the_end(run: Run, life: Life) -> list[str]:
     wrong = broken_now(run, life)
     if life.status and not (run.output / "summary.json").exists():
         return [*wrong, f"it did not go on: {life.stderr[-400:]}"]
-    report = verify_run(run.output)
-    wrong += [str(problem) for problem in report.problems]
-    for name in CLIENTS:
-        spend = report.spends.get(name)
+    spends, problems = _verified(run)
+    wrong += problems
+    for name in run.world.clients:
+        spend = spends.get(name)
         drawn = sum(
             event["what"] == "draw" and event["client"] == name for event in run.seen()
         )
         if spend is None or spend.charges < drawn:
             wrong.append(f"{name} drew {drawn} times and its ledger says {spend}")
-    plan = run.world.plan
-    charges = max(spend.charges for spend in report.spends.values())
-    charged = ((registered_event(plan, CLIENTS[0]), charges),) if charges else ()
+    plan = run.world.plans[0]
+    charges = max(spend.charges for spend in spends.values())
+    charged = ((registered_event(plan, plan.most_exposed), charges),) if charges else ()
     price = spend_of(charged, Decimal(plan.delta), plan.registered_charges)
     summary = json.loads((run.output / "summary.json").read_text("utf-8"))
     if summary["epsilon"] != float(claimed_epsilon(price)):
         wrong.append("the summary's epsilon is not that of the charges")
-    if summary["plan_digest"] != plan.digest:
+    told = summary.get("cohorts", [summary])
+    if [one["plan_digest"] for one in told] != [one.digest for one in run.world.plans]:
         wrong.append("the run goes by another plan")
-    last = [r for r in _lines(run, SERVER) if r["kind"] == "published"]
+    last = [r for r in _server_lines(run)[0] if r["kind"] in {"published", "moved"}]
     if last:
         digest = bytes.fromhex(last[-1]["adapter_after"])
         read_checkpoint(run.output / SERVER, digest)
@@ -95,15 +104,28 @@ def _place(event: dict) -> Place:
     return event["client"], event["round"], event["attempt"]
 
 
-def _ledger(run: Run, party: str) -> Path:
-    if party == SERVER:
-        return run.output / "ledger" / f"{SERVER}.jsonl"
-    return run.store / party / "ledger" / f"{party}.jsonl"
+def _verified(run: Run) -> tuple[dict[str, Spend], list[str]]:
+    """What every client has spent, and what is wrong with the folder."""
+    if len(run.parts) == 1:
+        report = verify_run(run.output)
+        return dict(report.spends), [str(problem) for problem in report.problems]
+    reports, between = verify_federation(run.output)
+    spends = {n: spend for one in reports.values() for n, spend in one.spends.items()}
+    within = [problem for one in reports.values() for problem in one.problems]
+    return spends, [str(problem) for problem in (*within, *between)]
 
 
-def _lines(run: Run, party: str) -> list[dict]:
+def _server_lines(run: Run) -> list[list[dict]]:
+    """The whole lines of the server's ledger of each cohort."""
+    return [_lines(run, part / "ledger" / f"{SERVER}.jsonl") for part in run.parts]
+
+
+def _client_lines(run: Run, name: str) -> list[dict]:
+    return _lines(run, run.store / name / "ledger" / f"{name}.jsonl")
+
+
+def _lines(run: Run, path: Path) -> list[dict]:
     """The whole lines of a ledger; a piece at its end is no line."""
-    path = _ledger(run, party)
     if not path.exists():
         return []
     whole = path.read_bytes().rpartition(b"\n")[0]
@@ -114,8 +136,8 @@ def _lines(run: Run, party: str) -> list[dict]:
 
 def _charges(run: Run) -> Counter[Place]:
     found: Counter[Place] = Counter()
-    for name in CLIENTS:
-        for record in _lines(run, name):
+    for name in run.world.clients:
+        for record in _client_lines(run, name):
             if record["kind"] == "intent":
                 place = name, record["round"], record["attempt"]
                 found[place] += record["releases"]
@@ -125,8 +147,8 @@ def _charges(run: Run) -> Counter[Place]:
 def _commitments(run: Run) -> dict[Place, str]:
     return {
         (name, record["round"], record["attempt"]): record["commitment"]
-        for name in CLIENTS
-        for record in _lines(run, name)
+        for name in run.world.clients
+        for record in _client_lines(run, name)
         if record["kind"] == "commit"
     }
 
@@ -134,10 +156,10 @@ def _commitments(run: Run) -> dict[Place, str]:
 def _sums_that_differ(run: Run, vectors: dict[Place, set[str]]) -> list[str]:
     """Each sum that was opened must be that of the vectors which were sealed."""
     wrong = []
-    for record in _lines(run, SERVER):
+    for record in chain(*_server_lines(run)):
         if record["kind"] != "published":
             continue
-        total = np.zeros(run.world.plan.vector_length, dtype=np.uint32)
+        total = np.zeros(run.world.plans[0].vector_length, dtype=np.uint32)
         for name in record["survivors"]:
             place = name, record["round"], record["attempt"]
             words = min(vectors.get(place, {""}))

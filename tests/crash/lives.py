@@ -236,12 +236,13 @@ def fork_workers(watch: Watch) -> None:
             return real.Process(target=work, args=(target, args), daemon=daemon)
 
     def work(target, args):
-        pipe, order = args
+        pipe, *orders = args
         for end in ends:
             if end is not pipe and not end.closed:
                 end.close()
-        _close_inherited(Path(order.root))
-        watch.become(order.names)
+        for order in orders:
+            _close_inherited(Path(order.root))
+        watch.become(tuple(name for order in orders for name in order.names))
         target(*args)
 
     local.get_context = lambda _: Context

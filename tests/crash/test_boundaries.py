@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests.crash import cohorts
 from tests.crash.campaigns import is_another, is_write, listed
 from tests.end_to_end.program import ROOT, environment
 
@@ -42,12 +43,20 @@ def test_every_boundary_of_a_run_is_on_the_list(killed):
     # Where this fails, a run writes, sends or draws something new, or no longer does:
     # look at what, and make the list again by `python -m tests.crash --record`.
     assert killed["recorded"] == listed()
+    assert killed["recorded_of_cohorts"] == cohorts.listed()
 
 
 def test_a_run_is_killed_at_every_boundary(killed):
     wanted = {name for name in listed() if not is_another(name)}
     assert set(killed["killed"]) == wanted
     assert set(_RELEASES) <= set(killed["killed"])
+
+
+def test_a_run_of_several_cohorts_is_killed_between_their_ledgers(killed):
+    wanted = {name for name in cohorts.listed() if cohorts.is_between(name)}
+    assert set(killed["killed_of_cohorts"]) == wanted
+    for what in ("run/server/step.json", "line moved", "line published"):
+        assert sum(what in name for name in wanted) > 2
 
 
 def test_nothing_is_lost_released_twice_or_half_written_by_any_kill(killed):

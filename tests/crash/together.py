@@ -104,15 +104,17 @@ def resumed_after_each_round(world: World) -> list[str]:
     """End the machine after every round that was completed, and go on each time."""
     run = world.run("rounds")
     wrong = []
-    for _ in range(world.plan.rounds):
+    for _ in range(world.plans[0].rounds):
         # The second sync of the folder: the line and its head are on the disk.
         life = run.live(at("server sync folder of head published", 2, "machine"))
         wrong += broken_now(run, life)
     wrong += broken_at_the_end(run, run.live())
     lines = records(run.output / "ledger" / f"{SERVER}.jsonl")
     published = [line for line in lines if line["kind"] == "published"]
-    if len(published) != world.plan.rounds:
-        wrong.append(f"{len(published)} rounds of {world.plan.rounds} were published")
+    if len(published) != world.plans[0].rounds:
+        wrong.append(
+            f"{len(published)} rounds of {world.plans[0].rounds} were published"
+        )
     for one, following in pairwise(published):
         if one["adapter_after"] != following["adapter_before"]:
             wrong.append(f"round {following['round']} began from another adapter")

@@ -24,6 +24,7 @@ import fgrpo_secure.job
 import fgrpo_secure.site
 from fgrpo_secure.cli import main
 from fgrpo_secure.config import load_config
+from fgrpo_secure.folders import cohort_roots
 from fgrpo_secure.runtime import local
 from fgrpo_secure.task import load_run_policy
 from privacy.contribution import registered_event
@@ -48,11 +49,18 @@ class World:
 
     Args:
         folder: new; configuration, data, runs and the witness go there.
+        clients: their names.
         **changes: sections of the configuration, as `write_config` takes them.
+
+    Attributes:
+        plans: of each cohort; mostly there is one.
     """
 
-    def __init__(self, folder: Path, **changes: dict) -> None:
+    def __init__(
+        self, folder: Path, clients: tuple[str, ...] = CLIENTS, **changes: dict
+    ) -> None:
         self.folder = folder
+        self.clients = clients
         settings = {
             "privacy": {"rounds": ROUNDS, "sampling_rate": 0.5, "epsilon": 20},
             "federation": {"min_survivors": len(CLIENTS), "colluders": 0},
@@ -65,12 +73,14 @@ class World:
             settings[section] = settings.get(section, {}) | values
         given = folder / "given"
         self.config = write_config(
-            given, names=CLIENTS, public=(CLIENTS[0],), **settings
+            given, names=clients, public=(clients[0],), **settings
         )
-        for name in CLIENTS:
+        for name in clients:
+            # No two clients of one task have a row in common: they share a store.
             for part, kept in (("", 6), ("-heldout", 2)):
+                first = kept if name.endswith("-2") else 0
                 path = given / "data" / f"{name}{part}.jsonl"
-                edit_rows(path, lambda rows, kept=kept: rows[:kept])
+                edit_rows(path, lambda rows, a=first, n=kept: rows[a : a + n])
         torch.set_num_threads(1)
         config, _ = load_config(str(self.config))
         policy = load_run_policy(config)
@@ -78,12 +88,12 @@ class World:
         fgrpo_secure.evaluate.MIN_COMPLETIONS = 1
         fgrpo_secure.job.load_run_policy = lambda _: policy
         fgrpo_secure.site.load_run_policy = lambda _: policy
-        self.plan, _ = fgrpo_secure.job.make_plan(config)
-        for charged in range(1, self.plan.rounds + 1):
+        self.plans, _ = fgrpo_secure.job.make_plans(config)
+        plan = self.plans[0]
+        for charged in range(1, plan.rounds + 1):
             # Every life would compute these again.
-            event = registered_event(self.plan, CHOSEN)
-            cost = ((event, charged),)
-            spend_of(cost, config.privacy.delta, self.plan.registered_charges)
+            cost = ((registered_event(plan, CHOSEN), charged),)
+            spend_of(cost, config.privacy.delta, plan.registered_charges)
         # Orphans become this process's children, so that it sees when they end.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -99,6 +109,7 @@ class Run:
         output: what `fgrpo run` writes.
         store: of its clients, shared as far as the program knows.
         lives: how often it was started.
+        parts: the folder of each cohort; mostly `output` alone.
     """
 
     def __init__(self, world: World, folder: Path) -> None:
@@ -110,6 +121,7 @@ class Run:
         self.witness = folder / "witness.jsonl"
         self.witness.touch()
         self.lives = 0
+        self.parts = tuple(cohort_roots(self.output, len(world.plans)))
 
     def start(
         self, judge: Judge = go_on, planted: Callable[[], None] | None = None
@@ -182,7 +194,8 @@ class Run:
             watch = Watch(judge, files, self.witness)
             journal = Journal(partial(os.write, os.open(files.journal, flags)))
             folders = {"run": self.output, "store": self.store}
-            Boundaries(folders, CLIENTS, watch.passed, watch.noted, journal).install()
+            clients = self.world.clients
+            Boundaries(folders, clients, watch.passed, watch.noted, journal).install()
             number_from(local.LocalExchange, _FIRST_SEQUENCE)
             fork_workers(watch)
             if planted is not None:

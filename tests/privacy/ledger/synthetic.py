@@ -261,7 +261,7 @@ class SyntheticRun:
 
     def gather(self, number, members=None):
         """Offer a round, join it, advertise, charge."""
-        members = members or self.names
+        members = self.names if members is None else members
         self.server.append(
             RoundOpened(number, 1, digest("offer", number), self.adapter(number))
         )
@@ -278,7 +278,7 @@ class SyntheticRun:
             Survivors(
                 number,
                 1,
-                members or self.names,
+                self.names if members is None else members,
                 survivors,
                 digest("sharers", number),
                 digest("survivors", number),
@@ -288,7 +288,7 @@ class SyntheticRun:
 
     def publish(self, number, survivors, members=None, adapter=None):
         """Count, open the sum, tell everybody."""
-        members = members or self.names
+        members = self.names if members is None else members
         after = adapter or self.adapter(number + 1)
         heads = self.count(number, survivors, members)
         head = self.server.append(
@@ -322,7 +322,7 @@ class SyntheticRun:
         head = self.server.append(
             Aborted(number, 1, Reason.BELOW_THRESHOLD, self.names[1:])
         )
-        for name in members or self.names:
+        for name in self.names if members is None else members:
             self.clients[name].outcome(
                 number, Status.ABORTED, Reason.SERVER_ABORTED, server_head=head
             )

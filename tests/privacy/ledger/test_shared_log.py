@@ -27,7 +27,7 @@ from privacy.ledger.codes import Reason, Role, Status
 from privacy.ledger.envelope import open_line
 from privacy.ledger.log_update import open_update
 from privacy.ledger.merkle import Tree
-from privacy.ledger.records import Cosigned, Refused
+from privacy.ledger.records import Cosigned, Moved, Refused
 from privacy.plan import SERVER
 from privacy.wire import Writer
 from tests.privacy.ledger.synthetic import (
@@ -414,6 +414,92 @@ def test_a_proof_that_proves_nothing_is_refused(watched, change):
     update = one.shown_to(NAME)
     bad = replace(update, **change(update))
     assert refuses(one, EquivocationError, one.sealed(bad))
+
+
+# Other cohorts, whose sums moved the adapter.
+
+
+def moved(one, number=1, **changes):
+    """What the server says after a round that it aborted."""
+    one.server.append(
+        Moved(
+            **{
+                "round": number,
+                "attempt": 1,
+                "adapter_before": one.adapter(number),
+                "adapter_after": digest("adapter", "others"),
+                **changes,
+            }
+        )
+    )
+
+
+def aborted_and_shown(one, members=CLIENTS):
+    one.show()
+    one.gather(1, members)
+    one.abort(1, members)
+    one.show()
+    return one
+
+
+@pytest.mark.parametrize("dies", [False, True])
+@pytest.mark.parametrize("members", [CLIENTS, ("beta", "gamma")])
+def test_a_client_follows_the_adapter_that_others_moved(watched, dies, members):
+    """Also one that died since, and knows of the round what its ledger says."""
+    one = aborted_and_shown(watched(), members)
+    moved(one)
+    if dies:
+        one.restart_client(NAME)
+        one.restart_server()
+    view = one.witnesses[NAME].check(one.log.updates([NAME])[NAME])
+    assert view.may_be_followed_by(2, digest("adapter", "others"))
+    assert not view.may_be_followed_by(2, one.adapter(1))
+    assert not view.may_be_followed_by(1, digest("adapter", "others"))
+    one.witnesses[NAME].vouch(view)
+    assert "refused" not in kinds(one)
+
+
+@pytest.mark.parametrize("dies", [False, True])
+@pytest.mark.parametrize(
+    "also",
+    [
+        [(), ("round", 2)],
+        [("adapter_before", "77" * 32)],
+        [(), ("adapter_before", "77" * 32)],
+        [(), ()],
+    ],
+    ids=["another round", "from another", "onward", "twice"],
+)
+def test_an_adapter_that_others_cannot_have_moved_is_refused(watched, dies, also):
+    one = aborted_and_shown(watched())
+    moved(one)
+    *before, last = payloads(one.path(SERVER))
+    records = [last | dict([change] if change else []) for change in also]
+    lines = forge([*before, *records], one.keys[SERVER]).splitlines()
+    if dies:
+        one.restart_client(NAME)
+    added = refuses(one, EquivocationError, one.sealed(one.update_of(lines, 4)))
+    assert added == ["disputed", "refused"]
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_no_others_move_the_adapter_after_a_sum_that_this_client_is_in(watched, dies):
+    one = watched()
+    one.show()
+    one.round(1)
+    one.show()
+    records = payloads(one.path(SERVER))
+    names = ("v", "party", "role", "run", "round", "attempt")
+    move = {name: records[-1][name] for name in names} | {
+        "kind": "moved",
+        "adapter_before": one.adapter(1).hex(),
+        "adapter_after": "77" * 32,
+    }
+    lines = forge([*records, move], one.keys[SERVER]).splitlines()
+    if dies:
+        one.restart_client(NAME)
+    added = refuses(one, EquivocationError, one.sealed(one.update_of(lines, 5)))
+    assert added == ["disputed", "refused"]
 
 
 # A hostile server: a log that breaks the rules, or contradicts what it told.
