@@ -1192,7 +1192,8 @@ def compare_summary(
         yield same_number(told.get(name), value), f"{name} is not {value}"
     clients = told.get("clients")
     entries = clients if isinstance(clients, list) else [{}]
-    named = {str(e.get("name")): e for e in entries if isinstance(e, dict)}
+    objects = [e for e in entries if isinstance(e, dict)]
+    named = {e["name"]: e for e in objects if isinstance(e.get("name"), str)}
     once = set(named) == set(spends) and len(entries) == len(spends)
     yield once, "clients does not list each client once"
     for name, entry in named.items() if once else ():
