@@ -15,12 +15,12 @@ from pathlib import Path
 
 from fgrpo_secure.approvals import Proposal, approve, is_approved, load_policy
 from fgrpo_secure.base_model import BaseModel, read_base_model
-from fgrpo_secure.budget import SOFTWARE, own_history, standing
+from fgrpo_secure.budget import own_history, standing
 from fgrpo_secure.config import RunConfig
 from fgrpo_secure.errors import ConfigurationError
 from fgrpo_secure.folders import RunFolder
 from fgrpo_secure.grpo.rewards import reward_source
-from fgrpo_secure.secrets import identity_key, private_directory
+from fgrpo_secure.refusals import sign_refusal
 from fgrpo_secure.site_policy import (
     Facts,
     Refusal,
@@ -32,17 +32,7 @@ from fgrpo_secure.site_policy import (
     check_survivors,
 )
 from privacy.contribution import registered_spend
-from privacy.ledger import (
-    ClientOpened,
-    Declined,
-    History,
-    Ledger,
-    Phase,
-    Reason,
-    Refused,
-    Role,
-    claimed_epsilon,
-)
+from privacy.ledger import ClientOpened, History, Phase, Reason, claimed_epsilon
 from privacy.plan import Plan
 
 # Of a run that has not begun: no handle is that short.
@@ -286,36 +276,3 @@ def admit(
     error = SitePolicyError(rules.name, found)
     sign_refusal(error, plan, folder, rules.name, run)
     raise error
-
-
-def sign_refusal(
-    error: SitePolicyError, plan: Plan, folder: RunFolder, name: str, run: bytes
-) -> None:
-    """Write into a client's ledger which run it declines, and why.
-
-    A run that it has opened before is refused within; another is not opened for it.
-
-    Raises:
-        LedgerError: the ledger does not verify, or another process writes it.
-    """
-    key = identity_key(private_directory(folder.private(name)))
-    path = folder.own_ledger(name)
-    if folder.is_shared:
-        private_directory(path.parent)
-    with Ledger.open(path, key, party=name, role=Role.CLIENT) as ledger:
-        roster = {who: known.raw for who, known in folder.roster(plan).items()}
-        inside = ledger.history.run == run and ledger.history.phase is not Phase.CLOSED
-        for reason in error.reasons:
-            if inside:
-                ledger.append(Refused(0, 0, reason, None))
-                continue
-            ledger.append(
-                Declined(
-                    run=run,
-                    software=SOFTWARE,
-                    plan=plan.to_json(),
-                    plan_digest=plan.digest_bytes,
-                    roster=roster,
-                    reason=reason,
-                )
-            )

@@ -17,9 +17,10 @@ from fgrpo_secure.errors import FgrpoError
 from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.policy import Policy
 from fgrpo_secure.learner import Learner
+from fgrpo_secure.refusals import note_offer, reasons_of
 from fgrpo_secure.site_policy import SitePolicyError
 from fgrpo_secure.terms import round_terms
-from privacy.crypto import SigningKey, VerifyKey
+from privacy.crypto import Label, SigningKey, VerifyKey
 from privacy.errors import (
     BudgetExceededError,
     EquivocationError,
@@ -44,9 +45,10 @@ from privacy.ledger import (
     Witness,
     reason_of,
 )
-from privacy.plan import Plan
+from privacy.plan import SERVER, Plan
 from privacy.randomness import system_entropy
 from privacy.secagg import client as secagg
+from privacy.secagg.envelope import parse_envelope
 from privacy.secagg.messages import read_aborted
 from privacy.wire import Reader
 
@@ -156,7 +158,7 @@ class Client:
             raise
         except PrivacyError as error:
             self._state = None
-            self._end_unfinished(_reasons(error)[0])
+            self._end_unfinished(reasons_of(error)[0])
             raise
         except FgrpoError:
             self._state = None
@@ -218,7 +220,7 @@ class Client:
             )
             last = self._ledger.history.round
             state, answer = secagg.join(offer, terms, self._key, system_entropy, last)
-            # The number is signed with the offer: nobody else writes a refusal here.
+            # Signed with the offer: nobody but the server makes another one.
             if number > self._plan.rounds:
                 msg = "a round beyond the rounds of the plan"
                 raise ReplayError(msg)
@@ -226,14 +228,14 @@ class Client:
                 run = bytes.fromhex(self._federation)
                 self._rules.check_offer(self._ledger.history, run)
         except RefusalError as error:
-            self._refuse(error)
+            self._refuse(error, offer)
             raise
         # The digest in the offer is of these bytes, so that a client which was shown
         # another adapter than the rest gets masks that do not cancel.
         adapter.from_bytes(self._policy.model, offered)
         # Nothing is joined, and so nothing charged, before the log of all that was
         # before is found to be in order.
-        view = self._checked(log)
+        view = self._checked(log, offer)
         if not view.may_be_followed_by(number, terms.adapter_digest):
             msg = "an offer that does not follow from the server's own log"
             raise FaultyServerError(msg)
@@ -329,12 +331,12 @@ class Client:
         self._ledger.append(outcome)
         return self._cosign(log)
 
-    def _checked(self, log: bytes) -> View:
+    def _checked(self, log: bytes, offer: bytes) -> View:
         """Check what an offer shows of the log."""
         try:
             return self._witness.check(log)
         except RefusalError as error:
-            self._refuse(error)
+            self._refuse(error, offer)
             raise
         except (EquivocationError, RollbackError) as error:
             # It has refused in writing; nothing that is in flight goes on.
@@ -363,14 +365,10 @@ class Client:
             raise ReplayError(msg)
         return state
 
-    def _refuse(self, error: RefusalError) -> None:
+    def _refuse(self, error: RefusalError, offer: bytes) -> None:
         """Note an offer that was declined; a round in flight goes on."""
-        if self._ledger.history.phase is Phase.CLOSED:
-            return
-        for reason in _reasons(error):
-            self._ledger.append(
-                Refused(round=0, attempt=0, reason=reason, offer_digest=None)
-            )
+        digest = parse_envelope(offer, Label.OFFER, SERVER).offer_digest
+        note_offer(self._ledger, error, digest, self._plan.rounds)
 
     @contextmanager
     def _noted_as_refused(self, offer_digest: bytes) -> Iterator[None]:
@@ -379,7 +377,7 @@ class Client:
             yield
         except (BudgetExceededError, SitePolicyError) as error:
             history = self._ledger.history
-            for reason in _reasons(error):
+            for reason in reasons_of(error):
                 self._ledger.append(
                     Refused(history.round, history.attempt, reason, offer_digest)
                 )
@@ -404,13 +402,6 @@ class Client:
             server_head=server_head,
             transcript=None,
         )
-
-
-def _reasons(error: PrivacyError) -> tuple[Reason, ...]:
-    """The codes under which an error stands in the ledger."""
-    if isinstance(error, SitePolicyError):
-        return error.reasons
-    return (reason_of(error),)
 
 
 def _with_log(payload: bytes) -> tuple[bytes, bytes]:

@@ -16,7 +16,7 @@ from fractions import Fraction
 
 import torch
 
-from fgrpo_secure.admission import SiteRules, admit, sign_refusal, site_rules
+from fgrpo_secure.admission import SiteRules, admit, site_rules
 from fgrpo_secure.budget import open_client_ledger
 from fgrpo_secure.client import Client
 from fgrpo_secure.config import RunConfig
@@ -26,6 +26,7 @@ from fgrpo_secure.folders import RunFolder
 from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.policy import Policy
 from fgrpo_secure.learner import Learner
+from fgrpo_secure.refusals import sign_refusal
 from fgrpo_secure.registration import cohort_names, recipe_digest
 from fgrpo_secure.secrets import (
     identity_key,

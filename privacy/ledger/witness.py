@@ -139,6 +139,7 @@ class Witness:
         self._server = VerifyKey(ledger.history.server_key)
         self._view: View | None = None
         self._shown: dict[Place, Shown] = {}
+        self._forgot = False
 
     def saw(
         self,
@@ -174,7 +175,8 @@ class Witness:
         Raises:
             EquivocationError: the server contradicts what it signed or told before.
                 That is in the ledger, and no round with this server may follow.
-            RollbackError: this client's ledger has lost lines; the refusal is in it.
+            RollbackError: this client's ledger has lost lines; the refusal is in it,
+                once as long as this process lives.
             ReplayError: an older checkpoint than was checked.
             FaultyServerError: not signed by the server, or not all that is needed.
             MalformedMessageError: not an update.
@@ -196,7 +198,10 @@ class Witness:
             self._ledger.append(Refused(0, 0, Reason.EQUIVOCATION, None))
             raise
         except RollbackError:
-            self._ledger.append(Refused(0, 0, Reason.ROLLBACK, None))
+            # What was lost stays lost, however often somebody shows what proves it.
+            if not self._forgot:
+                self._ledger.append(Refused(0, 0, Reason.ROLLBACK, None))
+                self._forgot = True
             raise
 
     def vouch(self, view: View) -> bytes:

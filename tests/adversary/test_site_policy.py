@@ -85,7 +85,7 @@ def test_a_signed_offer_of_a_plan_below_the_sites_floor_is_refused(guarded):
         table = table if section == "plan" else table[0]
         allowed, table[key] = table[key], value
         one.write()
-        offer = offer_of(one.one, 1, one.one.server.adapter)
+        offer = offer_of(one.one, 1, one.one.server.adapter, reason + key)
         with pytest.raises(SitePolicyError):
             client.handle("offer", offer)
         assert one.reasons()[number - 1 :] == [reason]
@@ -114,14 +114,16 @@ def test_a_policy_that_is_tightened_holds_from_the_next_round_on(guarded):
 
 def test_a_policy_that_is_gone_or_broken_lets_no_round_in(guarded):
     one = guarded()
-    for spoil in (
-        one.path.unlink,
-        lambda: one.path.write_text("[plan]\n"),
-        lambda: write_policy(one.path, one.tables | {"default": "allow"}),
-        lambda: (one.write(), one.path.chmod(0o666)),
+    for nonce, spoil in enumerate(
+        (
+            one.path.unlink,
+            lambda: one.path.write_text("[plan]\n"),
+            lambda: write_policy(one.path, one.tables | {"default": "allow"}),
+            lambda: (one.write(), one.path.chmod(0o666)),
+        )
     ):
         spoil()
-        offer = offer_of(one.one, 1, one.one.server.adapter)
+        offer = offer_of(one.one, 1, one.one.server.adapter, str(nonce))
         with pytest.raises(SitePolicyError):
             one.one.exchange.clients[NAME].handle("offer", offer)
     assert one.reasons() == ["environment"] * 4

@@ -27,8 +27,8 @@ def published_with_everybody(one, number=1):
     assert one.last("server", "published")["survivors"] == one.names
 
 
-def offer_of(one, number, adapter):
-    """An offer as the server would sign it."""
+def offer_of(one, number, adapter, nonce="offer"):
+    """An offer as the server would sign it; another nonce makes another."""
     terms = round_terms(
         one.plan,
         roster=one.roster,
@@ -36,7 +36,7 @@ def offer_of(one, number, adapter):
         round_number=number,
         adapter=adapter,
     )
-    _, offer = open_round(terms, one.keys["server"], Counter("offer"), ())
+    _, offer = open_round(terms, one.keys["server"], Counter(nonce), ())
     shown = log_shown(one) or one.server.last_words()[NAME]
     message = Writer().integer(number).field(offer).field(adapter).field(shown)
     return message.finish()

@@ -1012,6 +1012,8 @@ def test_a_ledger_that_forgot_what_it_cosigned_is_refused(watched):
     update = one.log.updates([NAME])[NAME]
     assert refuses(one, RollbackError, update) == ["refused"]
     assert reasons(one) == ["rollback"]
+    # Whoever shows it again adds nothing.
+    assert refuses(one, RollbackError, update) == []
 
 
 def test_a_ledger_that_was_begun_anew_under_the_same_key_is_refused(watched):

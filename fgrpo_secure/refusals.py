@@ -1,0 +1,116 @@
+"""What a site says of what it declines: all of it to its ledger, little to others.
+
+A refusal stands in the client's ledger once. Whoever can send the same thing again, or
+sign many things that are refused, could otherwise make the ledger grow at will.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fgrpo_secure.budget import SOFTWARE
+from fgrpo_secure.folders import RunFolder
+from fgrpo_secure.secrets import identity_key, private_directory
+from fgrpo_secure.site_policy import SitePolicyError
+from privacy.errors import PrivacyError, RefusalError
+from privacy.ledger import (
+    Declined,
+    Ledger,
+    Phase,
+    Reason,
+    Record,
+    Refused,
+    Role,
+    reason_of,
+)
+from privacy.plan import Plan
+
+
+def reasons_of(error: PrivacyError) -> tuple[Reason, ...]:
+    """The codes under which an error stands in the ledger, at least one."""
+    if isinstance(error, SitePolicyError):
+        return error.reasons
+    return (reason_of(error),)
+
+
+def note_offer(ledger: Ledger, error: RefusalError, digest: bytes, rounds: int) -> None:
+    """Note an offer of the server that was declined, once for each reason.
+
+    An honest server signs one offer for a round, and a few more where it was
+    interrupted. One that has signed twice as many as there are rounds, all declined for
+    one reason, has shown what it does, and gets no more lines.
+
+    Args:
+        ledger: the client's, opened for the run.
+        error: why it was declined.
+        digest: of the offer, whose signature was verified.
+        rounds: of the plan.
+
+    Raises:
+        LedgerError: the disk refused the line.
+
+    Guarantee:
+        In one run no offer has two lines of one reason, and no reason has more lines
+        of offers than twice the rounds of the plan.
+    """
+    if ledger.history.phase is Phase.CLOSED:
+        return
+    for reason in reasons_of(error):
+        noted = [
+            record.offer_digest
+            for record in _of_run(ledger, ledger.history.run)
+            if isinstance(record, Refused)
+            and record.reason is reason
+            and record.round == 0
+            and record.offer_digest is not None
+        ]
+        if digest not in noted and len(noted) < 2 * rounds:
+            ledger.append(Refused(0, 0, reason, digest))
+
+
+def sign_refusal(
+    error: SitePolicyError, plan: Plan, folder: RunFolder, name: str, run: bytes
+) -> None:
+    """Write into a client's ledger which run it declines, and why.
+
+    A run that it has open is refused within; another is not opened for it, which is
+    said once for each plan and reason. Of a run that the ledger has left behind,
+    closed or not, nothing can follow: there is nothing to decline.
+
+    Raises:
+        LedgerError: the ledger does not verify, or another process writes it.
+    """
+    key = identity_key(private_directory(folder.private(name)))
+    path = folder.own_ledger(name)
+    if folder.is_shared:
+        private_directory(path.parent)
+    with Ledger.open(path, key, party=name, role=Role.CLIENT) as ledger:
+        history = ledger.history
+        inside = history.run == run and history.phase is not Phase.CLOSED
+        if run in history.runs and not inside:
+            return
+        roster = {who: known.raw for who, known in folder.roster(plan).items()}
+        said = {
+            (record.plan_digest, record.reason)
+            for record in _of_run(ledger, run)
+            if isinstance(record, Declined)
+        }
+        for reason in error.reasons:
+            if inside:
+                ledger.append(Refused(0, 0, reason, None))
+            elif (plan.digest_bytes, reason) not in said:
+                ledger.append(
+                    Declined(
+                        run=run,
+                        software=SOFTWARE,
+                        plan=plan.to_json(),
+                        plan_digest=plan.digest_bytes,
+                        roster=roster,
+                        reason=reason,
+                    )
+                )
+
+
+def _of_run(ledger: Ledger, run: bytes) -> Iterator[Record]:
+    """The lines of a run, and those that say that it was declined."""
+    return (entry.record for entry in ledger.entries if entry.header.run == run)
