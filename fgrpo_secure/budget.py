@@ -288,7 +288,8 @@ def _check_closed(history: History, name: str) -> None:
     if history.phase is not Phase.CLOSED and history.charges:
         raise StateError(
             f"The ledger of client {name} is in the middle of another run.",
-            "Finish that run first, with the same command and output folder.",
+            "Finish that run first, with the same command and output folder, or end "
+            f"this client's part by `fgrpo site close DIR --client {name}`.",
         )
 
 

@@ -14,7 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fgrpo_secure import __version__, commands, policy_commands
+from fgrpo_secure import __version__, commands, policy_commands, site_commands
 from fgrpo_secure.errors import (
     FgrpoError,
     StateError,
@@ -49,6 +49,7 @@ Federated GRPO with differential privacy, secure aggregation and signed ledgers.
   fgrpo plan            what a run would promise, before anything runs
   fgrpo run             run it, all parties on this machine
   fgrpo policy check    what a site's own rules would refuse; also init and approve
+  fgrpo site close      end a client's part in a run that cannot go on
   fgrpo ledger verify   check a run's ledgers without trusting who wrote them
   fgrpo report          one page for who has to answer for a run, and a claim
   fgrpo audit canaries  attack the claimed epsilon; other audits beside it
@@ -114,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_price(adding)
     _add_run(adding)
     _add_policy(adding)
+    _add_site(adding)
     _add_ledger(adding)
     _add_report(adding)
     _add_eval(adding)
@@ -283,6 +285,36 @@ def _add_policy(adding: Any) -> None:  # noqa: ANN401
         "typing them",
     )
     agree.set_defaults(command=policy_commands.approve_plan)
+
+
+def _add_site(adding: Any) -> None:  # noqa: ANN401
+    parser = adding.add_parser("site", help="what a site does without the server")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    close = actions.add_parser(
+        "close",
+        help="end a client's part in a run that cannot go on",
+        description="Close a run in a client's ledger without the server, so that its "
+        "data set is free for other runs. What was charged stays charged, and this "
+        "client has no further part in that run. Refused while a process runs; to "
+        "repeat it changes nothing.",
+    )
+    close.add_argument(
+        "place",
+        metavar="DIR_OR_CONFIG",
+        type=Path,
+        help="the run's folder, or where that is gone a configuration that names the "
+        "store: then the run that is open in the ledger is closed",
+    )
+    close.add_argument(
+        "--client",
+        metavar="NAME",
+        action="append",
+        dest="names",
+        required=True,
+        help="whose part; may be repeated",
+    )
+    _add_json(close)
+    close.set_defaults(command=site_commands.close_runs)
 
 
 def _add_names(parser: argparse.ArgumentParser, default: str) -> None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from fgrpo_secure.admission import SiteRules
+from fgrpo_secure.closing import close_run, end_round
 from fgrpo_secure.errors import FgrpoError
 from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.policy import Policy
@@ -33,7 +34,6 @@ from privacy.errors import (
     RollbackError,
 )
 from privacy.ledger import (
-    ClientClosed,
     Joined,
     Ledger,
     Outcome,
@@ -158,11 +158,11 @@ class Client:
             raise
         except PrivacyError as error:
             self._state = None
-            self._end_unfinished(reasons_of(error)[0])
+            end_round(self._ledger, reasons_of(error)[0])
             raise
         except FgrpoError:
             self._state = None
-            self._end_unfinished(Reason.ENVIRONMENT)
+            end_round(self._ledger, Reason.ENVIRONMENT)
             raise
         except BaseException:
             self._state = None
@@ -184,28 +184,20 @@ class Client:
         if self._ledger.history.phase is Phase.CLOSED:
             return self._witness.position()
         self._state = None
-        self._end_unfinished(Reason.STOPPED)
+        end_round(self._ledger, Reason.STOPPED)
         try:
             return self._cosign(log) if log else self._witness.position()
         finally:
-            self._close_ledger()
-
-    def _close_ledger(self) -> None:
-        history = self._ledger.history
-        spend, lifetime = history.totals()
-        self._ledger.append(
-            ClientClosed(
-                records=history.records + 1,
-                published=history.published,
-                aborted=history.aborted,
-                missed=history.missed,
-                spend=spend,
-                lifetime=lifetime,
-            )
-        )
+            close_run(self._ledger)
 
     def _join(self, payload: bytes) -> bytes:
         """Check an offer, and only where it is good end what was before it."""
+        if self._ledger.history.phase is Phase.CLOSED:
+            msg = (
+                "this client's ledger has closed the run; its part is over, and the "
+                "others go on without it or begin another run"
+            )
+            raise ReplayError(msg)
         reader = Reader(payload)
         number, offer, offered = reader.integer(), reader.field(), reader.field()
         log = reader.field()
@@ -240,7 +232,7 @@ class Client:
             msg = "an offer that does not follow from the server's own log"
             raise FaultyServerError(msg)
         self._state = None
-        self._end_unfinished(Reason.INTERRUPTED)
+        end_round(self._ledger, Reason.INTERRUPTED)
         self._witness.vouch(view)
         self._ledger.append(
             Joined(
@@ -322,13 +314,22 @@ class Client:
         message, log = _with_log(payload)
         told = read_aborted(message, state.seat.terms, state.seat.offer_digest)
         self._state = None
+        history = self._ledger.history
         if isinstance(state, secagg.Revealed):
-            outcome = self._outcome(Status.MISSED, Reason.SERVER_ABORTED)
+            end_round(self._ledger, Reason.SERVER_ABORTED)
         else:
-            outcome = self._outcome(
-                Status.ABORTED, Reason.SERVER_ABORTED, told.ledger_head
+            self._ledger.append(
+                Outcome(
+                    round=history.round,
+                    attempt=history.attempt,
+                    status=Status.ABORTED,
+                    reason=Reason.SERVER_ABORTED,
+                    survivors=(),
+                    adapter_digest=None,
+                    server_head=told.ledger_head,
+                    transcript=None,
+                )
             )
-        self._ledger.append(outcome)
         return self._cosign(log)
 
     def _checked(self, log: bytes, offer: bytes) -> View:
@@ -341,7 +342,7 @@ class Client:
         except (EquivocationError, RollbackError) as error:
             # It has refused in writing; nothing that is in flight goes on.
             self._state = None
-            self._end_unfinished(reason_of(error))
+            end_round(self._ledger, reason_of(error))
             raise
 
     def _cosign(self, log: bytes) -> bytes:
@@ -382,26 +383,6 @@ class Client:
                     Refused(history.round, history.attempt, reason, offer_digest)
                 )
             raise
-
-    def _end_unfinished(self, reason: Reason) -> None:
-        """Note that a round which was begun came to nothing that we know of."""
-        if self._ledger.history.unfinished:
-            self._ledger.append(self._outcome(Status.MISSED, reason))
-
-    def _outcome(
-        self, status: Status, reason: Reason, server_head: bytes | None = None
-    ) -> Outcome:
-        history = self._ledger.history
-        return Outcome(
-            round=history.round,
-            attempt=history.attempt,
-            status=status,
-            reason=reason,
-            survivors=(),
-            adapter_digest=None,
-            server_head=server_head,
-            transcript=None,
-        )
 
 
 def _with_log(payload: bytes) -> tuple[bytes, bytes]:

@@ -13,6 +13,7 @@ from fgrpo_secure.config import RunConfig
 from fgrpo_secure.errors import StateError
 from privacy.crypto import VerifyKey
 from privacy.ledger import COHORT, read_key_file
+from privacy.ledger.durable import holder_of
 from privacy.plan import SERVER, Plan
 
 # Where private state lies in a run's folder, if no store is configured.
@@ -103,7 +104,8 @@ def held(root: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StateError(
-                f"{root} is in use by another process, which runs in it.",
+                f"{root} is in use by another process{holder_of(descriptor)}, which "
+                "runs in it.",
                 "Wait until it ends, or choose another --output.",
             ) from None
         yield

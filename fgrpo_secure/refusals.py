@@ -53,8 +53,6 @@ def note_offer(ledger: Ledger, error: RefusalError, digest: bytes, rounds: int) 
         In one run no offer has two lines of one reason, and no reason has more lines
         of offers than twice the rounds of the plan.
     """
-    if ledger.history.phase is Phase.CLOSED:
-        return
     for reason in reasons_of(error):
         noted = [
             record.offer_digest

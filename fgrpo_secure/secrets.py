@@ -16,6 +16,7 @@ from privacy.crypto import KEY_BYTES, SigningKey, VerifyKey
 from privacy.ledger.durable import (
     PUBLIC_FILE_MODE,
     UNFINISHED_SUFFIX,
+    WRITING,
     make_directory,
     replace_file,
 )
@@ -63,7 +64,8 @@ def append_privately(path: Path, line: str) -> None:
         # What a process left that died here stays a line of its own, which no reader
         # takes for a whole one.
         torn = size and os.pread(descriptor, 1, size - 1) != b"\n"
-        os.write(descriptor, (b"\n" if torn else b"") + f"{line}\n".encode())
+        with WRITING:
+            os.write(descriptor, (b"\n" if torn else b"") + f"{line}\n".encode())
     finally:
         os.close(descriptor)
 

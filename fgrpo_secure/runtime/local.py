@@ -28,6 +28,7 @@ from fgrpo_secure.errors import (
     said_by_system,
 )
 from fgrpo_secure.folders import RunFolder
+from fgrpo_secure.runtime.orphans import end_with_parent
 from fgrpo_secure.secrets import write_atomically
 from fgrpo_secure.site import Site, SiteProgress, open_site
 from privacy.errors import PrivacyError
@@ -274,6 +275,7 @@ def _open_sites(
 
 def _work(pipe: Connection, *orders: WorkerOrder) -> None:
     """A worker's process. Where its server has died, there is nobody to tell."""
+    end_with_parent()
     with suppress(BrokenPipeError, ConnectionResetError):
         _open_and_answer(pipe, *orders)
 

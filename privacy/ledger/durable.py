@@ -10,6 +10,7 @@ Everything that is written as a whole, here and in the application, is written b
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +21,11 @@ PUBLIC_DIRECTORY_MODE = 0o755
 # What a process that died while it wrote leaves beside a file; the next write of the
 # same file takes it over.
 UNFINISHED_SUFFIX = ".tmp"
+
+# Held by whoever writes something that is to be whole. A thread that ends its process
+# takes it first, so that it cuts no line or file in two. A kill does not ask: what it
+# leaves is mended when a ledger is opened.
+WRITING = threading.RLock()
 
 
 def replace_file(path: Path, data: bytes, *, mode: int = PUBLIC_FILE_MODE) -> None:
@@ -35,15 +41,16 @@ def replace_file(path: Path, data: bytes, *, mode: int = PUBLIC_FILE_MODE) -> No
             and nothing else is left.
     """
     temporary = path.with_name(path.name + UNFINISHED_SUFFIX)
-    try:
-        _write(temporary, data, mode)
-        temporary.replace(path)
-    except OSError:
-        # A part of a file would take the room that is missing.
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    sync_directory(path.parent)
+    with WRITING:
+        try:
+            _write(temporary, data, mode)
+            temporary.replace(path)
+        except OSError:
+            # A part of a file would take the room that is missing.
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        sync_directory(path.parent)
 
 
 def make_directory(path: Path, *, mode: int = PUBLIC_DIRECTORY_MODE) -> None:
@@ -70,6 +77,29 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def holder_of(descriptor: int) -> str:
+    """Who else has locked an open file, in words for an error; empty if not known.
+
+    Only a system that lists its locks says it, and only of processes that it shows.
+    """
+    found = os.fstat(descriptor)
+    place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    try:
+        listed = Path("/proc/locks").read_text("ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return ""
+    for words in map(str.split, listed):
+        if len(words) > _LOCK_PLACE and words[1] == "FLOCK":
+            process, where = words[_LOCK_PLACE - 1], words[_LOCK_PLACE]
+            if where == place and process.isdecimal() and int(process):
+                return f" ({process})"
+    return ""
+
+
+# Of the words in a line of /proc/locks; the process stands before it.
+_LOCK_PLACE = 5
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:

@@ -23,7 +23,7 @@ from privacy.errors import (
 )
 from privacy.ledger.chain import NEWLINE, Entry, Problem, read_chain, split_lines
 from privacy.ledger.codes import Role
-from privacy.ledger.durable import sync_directory
+from privacy.ledger.durable import WRITING, holder_of, sync_directory
 from privacy.ledger.envelope import GENESIS, line_hash, seal_line
 from privacy.ledger.history import History
 from privacy.ledger.payload import Header, decode_record, encode_record
@@ -183,8 +183,9 @@ class Ledger:
         head = line_hash(line)
         # Whatever interrupts from here on, Ctrl-C included, leaves it unusable.
         self._usable = False
-        self._write(line + NEWLINE)
-        self._remember(Head(history.records, head))
+        with WRITING:
+            self._write(line + NEWLINE)
+            self._remember(Head(history.records, head))
         self._history, self._head = history, head
         self._entries.append(Entry(history.records, head, header, record))
         self._usable = True
@@ -215,8 +216,9 @@ class Ledger:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             msg = (
-                f"{self._path.name} is in use by another process: two writers would "
-                "break the chain. Wait until it ends, or stop it."
+                f"{self._path.name} is in use by another process"
+                f"{holder_of(self._descriptor)}, and two writers would break the "
+                "chain; wait until it ends, or stop it"
             )
             raise LedgerError(msg) from None
 

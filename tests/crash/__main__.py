@@ -21,6 +21,7 @@ _BEFALLS = (
     together.second_start,
     together.orphan,
     together.orphan_at_the_start,
+    together.orphan_that_is_stuck,
     together.clock_goes_back,
     together.no_umask,
     together.resumed_after_each_round,

@@ -28,7 +28,8 @@ Judge = Callable[[str, int, str], str | None]
 "machine" and "process" end all processes or this one, `NAMES_LOST` and `NAMES_KEPT`
 take the power away; "full" has the disk refuse this and all that this process changes
 afterwards; "stall" has the process stand still until it is told to go on, and "orphan"
-does so after the server was killed.
+does so after the server was killed; after "stuck", which kills it too, the process
+waits for something that never comes.
 """
 
 
@@ -211,6 +212,9 @@ class Watch:
         if verdict in {"stall", "orphan"}:
             _stall(orphan=verdict == "orphan")
             return None
+        if verdict == "stuck":
+            os.kill(os.getppid(), signal.SIGKILL)
+            os.read(os.pipe()[0], 1)
         return lambda: die(machine=verdict != "process")
 
     def noted(self, values: dict[str, object]) -> None:

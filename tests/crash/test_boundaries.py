@@ -89,6 +89,10 @@ def test_a_run_waits_for_a_worker_that_outlives_its_server(killed):
     assert killed["orphan_at_the_start"] == []
 
 
+def test_a_worker_whose_server_died_ends_though_it_is_stuck(killed):
+    assert killed["orphan_that_is_stuck"] == []
+
+
 def test_a_clock_that_goes_back_changes_nothing(killed):
     assert killed["clock_goes_back"] == []
 

@@ -52,6 +52,15 @@ def orphan_at_the_start(world: World) -> list[str]:
     return _orphaned(world.run("early-orphan"), "client send ready")
 
 
+def orphan_that_is_stuck(world: World) -> list[str]:
+    """Start a run again whose worker would never have come to an end by itself."""
+    run = world.run("stuck-orphan")
+    life = run.live(at("client draw", 1, "stuck"))
+    wrong = [f"{life.left} orphans did not end"] if life.left else []
+    wrong += broken_now(run, life)
+    return wrong + broken_at_the_end(run, run.live())
+
+
 def _orphaned(run: Run, boundary: str) -> list[str]:
     first = run.start(at(boundary, 1, "orphan"))
     try:
