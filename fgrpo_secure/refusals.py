@@ -1,4 +1,4 @@
-"""What a site says of what it declines: all of it to its ledger, little to others.
+"""What a site says of what it declines: to its ledger, its operator, and others.
 
 A refusal stands in the client's ledger once. Whoever can send the same thing again, or
 sign many things that are refused, could otherwise make the ledger grow at will.
@@ -7,8 +7,10 @@ sign many things that are refused, could otherwise make the ledger grow at will.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from fgrpo_secure.budget import SOFTWARE
+from fgrpo_secure.errors import FgrpoError, said_by_system
 from fgrpo_secure.folders import RunFolder
 from fgrpo_secure.secrets import identity_key, private_directory
 from fgrpo_secure.site_policy import SitePolicyError
@@ -31,6 +33,46 @@ def reasons_of(error: PrivacyError) -> tuple[Reason, ...]:
     if isinstance(error, SitePolicyError):
         return error.reasons
     return (reason_of(error),)
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """Why a client does not answer: a code for whoever asked, words for its operator.
+
+    What a site's error says in words names its caps, its floors and its files. Over a
+    transport to another party only `said_to_server` may leave.
+
+    Attributes:
+        reason: the code; of several rules the first that was broken.
+        said_to_operator: what happened and what to do, in one line, for the log of the
+            site. It holds no prompt, no row and no key.
+    """
+
+    reason: Reason
+    said_to_operator: str
+
+    @property
+    def said_to_server(self) -> str:
+        """The code and one fixed sentence.
+
+        Guarantee:
+            Two silences of one reason say the same to the server.
+        """
+        return f"{self.reason.value}: this client declines, and its own log says why"
+
+
+def silence_of(error: Exception) -> Silence:
+    """What is said where a client raised this, when it was opened or asked."""
+    if isinstance(error, PrivacyError):
+        return Silence(reasons_of(error)[0], str(error))
+    if isinstance(error, FgrpoError):
+        what, fix = error.what, error.fix
+    elif isinstance(error, OSError):
+        what, fix = said_by_system(error)
+    else:
+        # Another library's text may quote data.
+        what, fix = f"A bug was met ({type(error).__name__}).", "See crash.log."
+    return Silence(Reason.ENVIRONMENT, f"{what.removesuffix('.')}. {fix}")
 
 
 def note_offer(ledger: Ledger, error: RefusalError, digest: bytes, rounds: int) -> None:

@@ -26,7 +26,7 @@ from fgrpo_secure.folders import RunFolder
 from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.policy import Policy
 from fgrpo_secure.learner import Learner
-from fgrpo_secure.refusals import sign_refusal
+from fgrpo_secure.refusals import Silence, sign_refusal, silence_of
 from fgrpo_secure.registration import cohort_names, recipe_digest
 from fgrpo_secure.secrets import (
     identity_key,
@@ -36,7 +36,7 @@ from fgrpo_secure.secrets import (
 )
 from fgrpo_secure.site_policy import SitePolicyError
 from fgrpo_secure.task import load_run_policy, load_task
-from privacy.errors import PlanMismatchError, PrivacyError
+from privacy.errors import MalformedMessageError, PlanMismatchError, PrivacyError
 from privacy.plan import Plan
 
 # Called with a label, what is done and what there is to do.
@@ -76,6 +76,15 @@ class Site:
         """The model that its clients share."""
         return self._policy
 
+    def answer(self, phase: str, name: str, payload: bytes) -> bytes | Silence:
+        """What `handle` gives, or why there is nothing, for a runtime to carry.
+        Whoever carries it to another party sends `Silence.said_to_server` and keeps
+        `Silence.said_to_operator` in the site's own log.
+        """
+        try:
+            return self.handle(phase, name, payload)
+        except (PrivacyError, FgrpoError) as error:
+            return silence_of(error)
     def handle(self, phase: str, name: str, payload: bytes) -> bytes:
         """Answer one phase in one client's name.
 
@@ -87,6 +96,10 @@ class Site:
             FgrpoError: what a user can mend; also a bug, whose text may quote data
                 and therefore stays in the client's private folder.
         """
+        if name not in self._clients:
+            # A name from elsewhere must not become a path.
+            msg = "a message for a client that this site does not hold"
+            raise MalformedMessageError(msg)
         try:
             if phase == "evaluate":
                 return self._evaluate(name, payload)

@@ -28,6 +28,7 @@ from fgrpo_secure.errors import (
     said_by_system,
 )
 from fgrpo_secure.folders import RunFolder
+from fgrpo_secure.refusals import Silence
 from fgrpo_secure.runtime.orphans import end_with_parent
 from fgrpo_secure.secrets import write_atomically
 from fgrpo_secure.site import Site, SiteProgress, open_site
@@ -36,6 +37,8 @@ from privacy.plan import Plan
 from privacy.wire import Reader, Writer, parse_canonical_json
 
 _STOP_SECONDS = 10.0
+# A text that is longer in bytes than its reader takes would end the run.
+_MOST_CHARACTERS = 1000
 
 
 class _Kind(IntEnum):
@@ -243,7 +246,9 @@ class LocalExchange:
         if kind == _Kind.ANSWER:
             answers[name] = reader.field()
         else:
-            self._on_silence(name, reader.text())
+            # Here one operator has the server and all sites, and may read the words.
+            _said_to_server, words = reader.text(), reader.text()
+            self._on_silence(name, words)
         return True
 
 
@@ -319,16 +324,14 @@ def _open_and_answer(pipe: Connection, *orders: WorkerOrder) -> None:
             return
         sequence, phase, name = reader.integer(), reader.text(), reader.text()
         payload = reader.field()
-        try:
-            answer = sites[name].handle(phase, name, payload)
+        answer = sites[name].answer(phase, name, payload)
+        if isinstance(answer, Silence):
+            message = Writer().integer(_Kind.SILENCE).integer(sequence).text(name)
+            message.text(answer.said_to_server)
+            message.text(answer.said_to_operator[:_MOST_CHARACTERS])
+        else:
             message = Writer().integer(_Kind.ANSWER).integer(sequence).text(name)
             message.field(answer)
-        except PrivacyError as error:
-            message = Writer().integer(_Kind.SILENCE).integer(sequence).text(name)
-            message.text(str(error))
-        except FgrpoError as error:
-            message = Writer().integer(_Kind.SILENCE).integer(sequence).text(name)
-            message.text(error.what)
         pipe.send_bytes(message.finish())
 
 
@@ -336,5 +339,6 @@ REFUSAL_EXIT = 6
 
 
 def _failed(what: str, fix: str, code: int) -> bytes:
+    what, fix = what[:_MOST_CHARACTERS], fix[:_MOST_CHARACTERS]
     message = Writer().integer(_Kind.FAILED).text(what).text(fix)
     return message.integer(code).finish()

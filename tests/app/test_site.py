@@ -199,3 +199,30 @@ def test_a_token_that_the_model_has_no_embedding_for_is_an_error(
     last["token"] = size
     with pytest.raises(ModelError, match="embeddings"):
         load_task(config, config.client_named(NAME), policy)
+
+
+@pytest.mark.parametrize("name", ["nobody", "../outside", "", "server"])
+@pytest.mark.parametrize("phase", ["offer", "evaluate", "close"])
+def test_a_message_for_nobody_of_this_site_leaves_nothing_on_the_disk(
+    sites, name, phase
+):
+    config = sites.config("machine.microbatch=1")
+    plan = replace(matching(config), recipe=recipe_digest(config))
+    clients = tuple(replace(client, units=UNITS) for client in plan.clients)
+    site = opening(sites, config, replace(plan, clients=clients))
+    before = {path: path.stat().st_mtime_ns for path in sites.folder.rglob("*")}
+    silence = site.answer(phase, name, b"")
+    assert silence.reason.value == "malformed_message"
+    assert {p: p.stat().st_mtime_ns for p in sites.folder.rglob("*")} == before
+
+
+def test_what_a_site_answers_is_what_it_handles_or_why_not(sites):
+    config = sites.config("machine.microbatch=1")
+    plan = replace(matching(config), recipe=recipe_digest(config))
+    clients = tuple(replace(client, units=UNITS) for client in plan.clients)
+    site = opening(sites, config, replace(plan, clients=clients))
+    assert site.answer("log", NAME, b"") == b""
+    silence = site.answer("shares", NAME, b"")
+    assert silence.reason.value == "replay"
+    assert "does not wait" in silence.said_to_operator
+    assert "wait" not in silence.said_to_server
