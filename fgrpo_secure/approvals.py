@@ -148,13 +148,26 @@ def read_own(path: Path) -> bytes:
     Whoever may write a policy decides what it allows, and so does whoever may put
     another file in its place.
 
+    Every folder is opened from the one above it and looked at as it is open, so that
+    nobody puts another in its place between the look and the reading. A link, also in
+    the place of a folder, is not followed: it could lead from a folder that others may
+    write to an older policy in one that they may not.
+
+    Args:
+        path: as `Path.resolve` gives it.
+
     Raises:
-        OSError: there is no such file, or it cannot be read. A link is not followed.
+        OSError: there is no such file, or it cannot be read.
         ConfigurationError: somebody else may write it, or it is no policy at all.
     """
     # A pipe that nobody writes would otherwise be waited for.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with os.fdopen(os.open(path, flags), "rb") as handle:
+    folder = _open_folder(path.absolute().parent)
+    try:
+        descriptor = os.open(path.name, flags, dir_fd=folder)
+    finally:
+        os.close(folder)
+    with os.fdopen(descriptor, "rb") as handle:
         found = os.fstat(handle.fileno())
         if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_BYTES:
             raise ConfigurationError(
@@ -162,10 +175,33 @@ def read_own(path: Path) -> bytes:
                 "Give the path of a policy.",
             )
         _check_owner(path, found, shared=False)
-        parent = path.parent.resolve()
-        for folder in (parent, *parent.parents):
-            _check_owner(folder, folder.stat(), shared=True)
         return handle.read(_MOST_BYTES + 1)
+
+
+def _open_folder(path: Path) -> int:
+    """Open a folder by way of all above it; returns its descriptor.
+
+    Raises:
+        OSError: one is not there, or is a link.
+        ConfigurationError: somebody else may put another in the place of one.
+    """
+    # To pass through a folder takes no right to list it.
+    flags = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags |= getattr(os, "O_PATH", os.O_RDONLY)
+    walked = Path(path.anchor)
+    descriptor = os.open(walked, flags)
+    try:
+        _check_owner(walked, os.fstat(descriptor), shared=True)
+        for name in path.relative_to(walked).parts:
+            walked /= name
+            following = os.open(name, flags, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = following
+            _check_owner(walked, os.fstat(descriptor), shared=True)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _check_owner(path: Path, found: os.stat_result, *, shared: bool) -> None:

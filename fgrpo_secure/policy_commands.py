@@ -133,7 +133,8 @@ def check_policy(options: argparse.Namespace) -> int:
     from fgrpo_secure.approvals import load_policy
     from fgrpo_secure.config import load_config
 
-    policy = load_policy(options.policy)
+    # What is typed may lead through links; a policy that is read by a run may not.
+    policy = load_policy(options.policy.parent.resolve() / options.policy.name)
     if options.config.endswith(".json"):
         return _report(_of_plan(policy, Path(options.config)), options)
     config, _ = load_config(options.config, options.overrides)

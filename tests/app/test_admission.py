@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fgrpo_secure import approvals
 from fgrpo_secure import site as site_module
 from fgrpo_secure.admission import admit, site_rules
 from fgrpo_secure.approvals import approve, load_policy
@@ -369,6 +370,50 @@ def test_a_link_in_the_place_of_a_policy_is_not_followed(door):
     one.path.symlink_to(elsewhere)
     with pytest.raises(ConfigurationError, match="cannot be read"):
         load_policy(one.path)
+
+
+def test_a_link_in_the_place_of_a_policys_folder_is_not_followed(door):
+    """Whoever may write a folder above could bring an older policy back by it."""
+    one = door()
+    top = one.path.parent / "others"
+    now, before = top / "site", one.path.parent / "older"
+    for place, least in ((now, 5), (before, 3)):
+        place.mkdir(parents=True)
+        one.tables["plan"]["least_clients"] = least
+        write_policy(place / "site.toml", one.tables)
+    assert load_policy(now / "site.toml").plan.least_clients == 5
+    top.chmod(0o777)
+    now.rename(top / "away")
+    now.symlink_to(before)
+    # The folder that it leads to is nobody else's.
+    load_policy(before / "site.toml")
+    with pytest.raises(ConfigurationError):
+        load_policy(now / "site.toml")
+    # Nor where the folder around it is in order.
+    top.chmod(0o755)
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        load_policy(now / "site.toml")
+
+
+def test_folders_are_looked_at_as_they_are_open(door, monkeypatch):
+    """A folder that is exchanged between the look and the reading is not read."""
+    one = door()
+    now, other = one.path.parent / "now", one.path.parent / "other"
+    for place, least in ((now, 5), (other, 3)):
+        place.mkdir()
+        one.tables["plan"]["least_clients"] = least
+        write_policy(place / "site.toml", one.tables)
+    real, done = approvals._check_owner, []
+
+    def exchanged(path, *arguments, **options):
+        real(path, *arguments, **options)
+        if path == now and not done:
+            done.append(now.rename(now.with_name("away")))
+            other.rename(now)
+
+    monkeypatch.setattr(approvals, "_check_owner", exchanged)
+    assert load_policy(now / "site.toml").plan.least_clients == 5
+    assert done
 
 
 def test_a_link_that_a_configuration_names_is_resolved_once(door):
