@@ -107,6 +107,7 @@ class SiteRules:
             data_set=self._folder.data_set(self.name),
             # A first run has no handle to name before it is opened.
             data=opened.data.hex() if opened is not None and begun else "",
+            store=str(self._folder.store),
             run_number=begun + 1,
             cap_epsilon=cap_epsilon,
             cap_delta=cap_delta,
@@ -178,10 +179,11 @@ class SiteRules:
         """Hold a round that is offered to the policy.
 
         Raises:
-            SitePolicyError: it refuses, or it cannot be used any more.
+            SitePolicyError: it refuses, or it cannot be used any more; or the model's
+                files were touched, of which the process may hold a view and no copy.
         """
         try:
-            found = self.refusals(history, run)
+            found = [*self.refusals(history, run), *self._model_refusals()]
         except ConfigurationError as error:
             what = error.what.removesuffix(".").replace(";", ",")
             fix = error.fix.removesuffix(".").replace(";", ",")
@@ -212,10 +214,14 @@ class SiteRules:
         Raises:
             SitePolicyError: its files have changed since.
         """
-        if self._base_model is not None and not self._base_model.is_unchanged():
-            what = "the base model's files changed while they were read"
-            fix = "see who changes them, and start again"
-            self._raise([Refusal(Reason.POLICY_MODEL, what, fix)])
+        self._raise(self._model_refusals())
+
+    def _model_refusals(self) -> list[Refusal]:
+        if self._base_model is None or self._base_model.is_unchanged():
+            return []
+        what = "the base model's files have changed since they were looked at"
+        fix = "see who changes them, and start again"
+        return [Refusal(Reason.POLICY_MODEL, what, fix)]
 
     def _cap(self, history: History, run: bytes) -> tuple[Decimal, Decimal]:
         """The cap that the ledger has with this run in it."""

@@ -37,6 +37,8 @@ class Proposal:
         client: whose data.
         data_set: which of them.
         data: hex handle of the data set's ledger; empty before its first run.
+        store: where that ledger lies. The first run of a ledger in another store, which
+            has no handle yet either, is another.
         run_number: which run of that ledger it would be, from 1.
         cap_epsilon: most that the ledger may hold with this run in it.
         cap_delta: at which.
@@ -48,6 +50,7 @@ class Proposal:
     client: str
     data_set: str
     data: str
+    store: str
     run_number: int
     cap_epsilon: Decimal
     cap_delta: Decimal
@@ -64,6 +67,7 @@ class Proposal:
                 "client": self.client,
                 "data_set": self.data_set,
                 "data": self.data,
+                "store": self.store,
                 "run_number": self.run_number,
                 "cap_epsilon": decimal_text(self.cap_epsilon),
                 "cap_delta": decimal_text(self.cap_delta),
@@ -83,6 +87,7 @@ class Proposal:
         return [
             f"client      {self.client}",
             f"data set    {self.data_set}, run {self.run_number} of its ledger",
+            f"store       {self.store}",
             f"cap         epsilon {decimal_text(self.cap_epsilon)} at delta "
             f"{decimal_text(self.cap_delta)}, over all runs",
             f"base model  {self.base_model}",

@@ -210,6 +210,12 @@ def parse_policy(text: str, source: str) -> SitePolicy:
             f"{source} is not valid TOML: {error}.",
             "Correct that line; `fgrpo policy init` writes a policy to start from.",
         ) from None
+    except (ArithmeticError, RecursionError, ValueError):
+        raise ConfigurationError(
+            f"{source} has a number or a nesting beyond what can be read.",
+            "Write numbers of a usual size; `fgrpo policy init` writes one to start "
+            "from.",
+        ) from None
     try:
         return SitePolicy.model_validate(tree)
     except ValidationError as error:

@@ -1,5 +1,6 @@
 """Rounds that a site's own policy forbids, offered by a server that signs them."""
 
+import os
 import shutil
 
 import pytest
@@ -10,6 +11,7 @@ from privacy.plan import SERVER
 from tests.app.federation import RUN, Federation
 from tests.app.policies import allowing, write_policy
 from tests.app.test_messages import offer_of
+from tests.end_to_end.program import ASSETS
 
 NAME = "sums"
 TRIO = ("count", "shift", NAME)
@@ -129,6 +131,23 @@ def test_a_policy_that_is_gone_or_broken_lets_no_round_in(guarded):
     assert one.reasons() == ["environment"] * 4
     assert one.charges() == 0
     one.verified()
+
+
+def test_a_model_whose_files_are_touched_during_a_run_is_trained_no_further(tmp_path):
+    """What was loaded may be a view of the files, which follows them."""
+    base = tmp_path / "base"
+    shutil.copytree(ASSETS / "tiny", base)
+    one = Guarded(tmp_path, model={"base": str(base)})
+    assert one.one.round(1).published
+    weights = base / "model.safetensors"
+    times = weights.stat()
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert not one.one.round(2).published
+    assert (one.charges(), one.reasons()) == (1, ["policy_model"])
+    one.one.close()
 
 
 def test_an_offer_that_the_server_did_not_sign_writes_no_refusal(guarded):

@@ -523,6 +523,18 @@ def test_an_approval_of_anything_else_is_none_of_this(door):
         one.ask()
 
 
+def test_an_approval_of_a_first_run_is_none_of_one_in_another_store(door):
+    """An empty store has no ledger, whose handle could tell the two apart."""
+    one = door(approval="ask")
+    approve(one.path, one.proposal())
+    one.ask()
+    other = one.sites.folder / "other-state"
+    machine = one.config.machine.model_copy(update={"state": str(other)})
+    one.config = one.config.model_copy(update={"machine": machine})
+    with pytest.raises(SitePolicyError, match="has not approved"):
+        one.ask(place="elsewhere")
+
+
 def test_a_changed_reward_file_needs_another_approval(door):
     one = door(approval="ask")
     approve(one.path, one.proposal())
@@ -736,7 +748,7 @@ def test_a_model_that_changes_while_it_is_loaded_is_refused(
         return policy
 
     monkeypatch.setattr(site_module, "load_run_policy", exchanged)
-    with pytest.raises(SitePolicyError, match="changed while"):
+    with pytest.raises(SitePolicyError, match="have changed since"):
         one.site()
     assert one.declined() == ["policy_model"]
 

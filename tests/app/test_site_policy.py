@@ -336,7 +336,17 @@ def test_the_order_of_a_tasks_rewards_makes_no_second_task():
         policy_of(tables)
 
 
-@pytest.mark.parametrize("text", ["", "plan", "[plan", "[plan]\n[plan]", "[[plan]]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "plan", "[plan", "[plan]\n[plan]", "[[plan]]"),
+        # Each would stop the reader itself.
+        "epsilon = 1e1000000000000000000",
+        f"units = {'[' * 100_000}",
+        f"epsilon = 1{'0' * 10_000}",
+    ],
+    ids=lambda text: text[:20],
+)
 def test_what_is_no_policy_is_an_error(text):
     with pytest.raises(ConfigurationError):
         parse_policy(text, "policy.toml")
