@@ -29,7 +29,7 @@ from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.policy import Policy
 from fgrpo_secure.registration import register_cohorts
 from fgrpo_secure.rounds import Meter, write_note
-from fgrpo_secure.runtime.local import LocalExchange, WorkerOrder
+from fgrpo_secure.runtime.local import LocalExchange, WorkerOrder, accepted
 from fgrpo_secure.secrets import (
     identity_key,
     private_directory,
@@ -182,7 +182,7 @@ def _run_alone(
             )
             _admit_all(config, plan, folder, ledger.history.run, ask)
             check_budgets(config, plan, folder, ledger.history.run)
-            parts.append(_Part(plan, folder, ledger))
+            parts.append(_Part(config, plan, folder, ledger))
         history = parts[0].ledger.history
         tracking = opened.enter_context(
             tracked(
@@ -255,6 +255,7 @@ def _admit_all(
 class _Part:
     """One cohort of a run: its plan, its folder, and the server's ledger of it."""
 
+    config: RunConfig
     plan: Plan
     folder: RunFolder
     ledger: Ledger
@@ -268,7 +269,8 @@ class _Part:
     def order(self) -> WorkerOrder:
         """What workers are told of it."""
         run = self.ledger.history.run
-        return WorkerOrder(str(self.folder.root), tuple(self.names), run)
+        terms = accepted(self.config, self.plan)
+        return WorkerOrder(str(self.folder.root), tuple(self.names), run, terms)
 
 
 class _Job:

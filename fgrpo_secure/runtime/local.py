@@ -6,6 +6,7 @@ takes its clients out of the round, as a machine that is switched off would.
 
 from __future__ import annotations
 
+import hashlib
 import signal
 import time
 import traceback
@@ -59,11 +60,20 @@ class WorkerOrder:
         root: the cohort's folder, where config.toml and plan.json lie.
         names: the clients that it holds.
         run: the cohort's handle.
+        accepted: what `accepted` gives of the configuration and the plan that were
+            admitted; files that were exchanged since are not opened.
     """
 
     root: str
     names: tuple[str, ...]
     run: bytes
+    accepted: str
+
+
+def accepted(config: RunConfig, plan: Plan) -> str:
+    """Hex SHA-256 of a configuration, policies' paths among it, and a plan."""
+    text = f"{plan.digest}\n{config.to_toml()}"
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(slots=True)
@@ -271,6 +281,11 @@ def _open_sites(
     for order in orders:
         root, names = Path(order.root), order.names
         plan = Plan.from_json(parse_canonical_json((root / "plan.json").read_bytes()))
+        if accepted(config, plan) != order.accepted:
+            raise StateError(
+                f"{root} holds another configuration or plan than were admitted.",
+                "See who changed it, and start again.",
+            )
         folder = RunFolder.of(root, config)
         site = open_site(config, plan, folder, names, order.run, progress, policy)
         policy = site.policy

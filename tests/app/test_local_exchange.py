@@ -7,11 +7,13 @@ from multiprocessing import Pipe
 
 import pytest
 
+from fgrpo_secure.config import load_config
 from fgrpo_secure.runtime import local
 from fgrpo_secure.runtime.local import LocalExchange, _Kind, _Worker
 from fgrpo_secure.secrets import private_directory
-from privacy.wire import Reader, Writer
+from privacy.wire import Reader, Writer, canonical_json
 from tests.end_to_end.program import write_config
+from tests.plans import make_plan
 
 PATIENCE = 10.0
 ENDLESS = 60.0
@@ -233,7 +235,9 @@ def test_what_an_unexpected_error_says_stays_in_the_clients_folder(
     monkeypatch.setattr(local.signal, "signal", lambda *arguments: None)
     (root / "plan.json").write_bytes(b"{}")
     ours, theirs = Pipe()
-    local._work(theirs, local.WorkerOrder(str(root), ("count",), bytes(16)))
+    monkeypatch.setattr(local, "accepted", lambda config, plan: "all of it")
+    order = local.WorkerOrder(str(root), ("count",), bytes(16), "all of it")
+    local._work(theirs, order)
     reader = Reader(ours.recv_bytes())
     assert reader.integer() == _Kind.FAILED
     what, fix = reader.text(), reader.text()
@@ -242,3 +246,58 @@ def test_what_an_unexpected_error_says_stays_in_the_clients_folder(
     log = root / "clients" / "crash.log"
     assert "a value of the data" in log.read_text("utf-8")
     assert log.stat().st_mode & 0o077 == 0
+
+
+@pytest.fixture
+def admitted(tmp_path):
+    """A run's folder as its parent writes it, and what it admitted."""
+    config, _ = load_config(str(write_config(tmp_path / "given")))
+    root = tmp_path / "run"
+    plan = make_plan()
+    private_directory(root / "clients")
+    (root / "config.toml").write_text(config.to_toml())
+    (root / "plan.json").write_bytes(canonical_json(plan.to_json()))
+    return root, local.WorkerOrder(
+        str(root), ("count",), bytes(16), local.accepted(config, plan)
+    )
+
+
+def opened(order, monkeypatch):
+    """What a worker says first, and whether it came to open its clients."""
+    reached = []
+    monkeypatch.setattr(local, "open_site", lambda *given: reached.append(given))
+    monkeypatch.setattr(local.signal, "signal", lambda *arguments: None)
+    ours, theirs = Pipe()
+    thread = threading.Thread(target=local._work, args=(theirs, order), daemon=True)
+    thread.start()
+    reader = Reader(ours.recv_bytes())
+    ours.close()
+    thread.join(PATIENCE)
+    return reader, bool(reached)
+
+
+def test_a_worker_opens_what_its_parent_admitted(admitted, monkeypatch):
+    _, order = admitted
+    reader, reached = opened(order, monkeypatch)
+    assert reader.integer() == _Kind.READY
+    assert reached
+
+
+@pytest.mark.parametrize("name", ["config.toml", "plan.json"])
+def test_files_that_are_exchanged_after_admission_are_not_opened(
+    admitted, monkeypatch, name
+):
+    """The parent has asked each site's policy about what it read, and about no more."""
+    root, order = admitted
+    if name == "plan.json":
+        other = canonical_json(make_plan(rounds=9).to_json())
+        (root / name).write_bytes(other)
+    else:
+        config, _ = load_config(str(root / name))
+        table = config.client[0].model_copy(update={"policy": "/elsewhere.toml"})
+        changed = config.model_copy(update={"client": (table, *config.client[1:])})
+        (root / name).write_text(changed.to_toml())
+    reader, reached = opened(order, monkeypatch)
+    assert reader.integer() == _Kind.FAILED
+    assert "another configuration or plan" in reader.text()
+    assert not reached

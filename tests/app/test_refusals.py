@@ -100,7 +100,8 @@ def worker(tmp_path, monkeypatch):
     def make(site):
         monkeypatch.setattr(local, "open_site", lambda *arguments: site)
         ours, theirs = Pipe()
-        order = local.WorkerOrder(str(root), (NAME,), bytes(16))
+        monkeypatch.setattr(local, "accepted", lambda config, plan: "all of it")
+        order = local.WorkerOrder(str(root), (NAME,), bytes(16), "all of it")
         thread = threading.Thread(target=local._work, args=(theirs, order), daemon=True)
         thread.start()
         ends.append((ours, thread))
