@@ -8,7 +8,6 @@ nothing is charged for it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -19,7 +18,7 @@ from fgrpo_secure.budget import own_history, standing
 from fgrpo_secure.config import RunConfig
 from fgrpo_secure.errors import ConfigurationError
 from fgrpo_secure.folders import RunFolder
-from fgrpo_secure.grpo.rewards import reward_source
+from fgrpo_secure.grpo.reward_sources import reward_sources
 from fgrpo_secure.refusals import sign_refusal
 from fgrpo_secure.site_policy import (
     Facts,
@@ -69,10 +68,10 @@ class SiteRules:
         self.name = name
         self._config, self._plan, self._folder = config, plan, folder
         self._base_model = base_model
-        sources = {spec: reward_source(spec, Path()) for spec in client.reward}
+        sources = {spec: reward_sources(spec, Path()) for spec in client.reward}
         self._rewards = {
-            spec: RewardFile(shown, hashlib.sha256(source).hexdigest())
-            for spec, (shown, source) in sources.items()
+            spec: RewardFile(source.name, source.sha256)
+            for spec, source in sources.items()
         }
         price = claimed_epsilon(registered_spend(plan, name))
         self._epsilon = max(Decimal(plan.epsilon), price)
@@ -80,7 +79,7 @@ class SiteRules:
 
     @property
     def allowed(self) -> Mapping[str, str]:
-        """Of each reward the one file that may be run, by its hash."""
+        """Of each reward the only files that may be run, by their hash."""
         return {spec: reward.sha256 for spec, reward in self._rewards.items()}
 
     def history(self) -> History:

@@ -104,7 +104,8 @@ class RewardFile:
 
     Attributes:
         name: "file.py:function" without the folder, or "module:function".
-        sha256: hex, of the bytes of the file that defines it.
+        sha256: hex, of the file that defines it and of those that it imports from its
+            own folder.
     """
 
     name: str

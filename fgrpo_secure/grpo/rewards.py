@@ -6,7 +6,6 @@ failure becomes a missing reward, and the round goes on.
 """
 
 import asyncio
-import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -15,7 +14,6 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,6 +24,7 @@ from numpy.typing import NDArray
 from fgrpo_secure.errors import ConfigurationError, RewardError
 from fgrpo_secure.explanations import COLUMNS_LISTED, column_advice
 from fgrpo_secure.grpo.packing import Prompt
+from fgrpo_secure.grpo.reward_sources import reward_sources, run_pinned
 
 _CONTRACT = (
     "Return one number or None for each completion: "
@@ -46,7 +45,8 @@ class RewardSpec:
         low: Public lower end of its values; what is below counts as this.
         high: Public upper end.
         weight: Its weight in the sum.
-        sha256: Of the only file that may be run for it, hex; None runs what is there.
+        sha256: Of the only files that may be run for it, hex, as `RewardSources` has
+            it; None runs what is there.
     """
 
     target: str
@@ -335,107 +335,24 @@ def _module(target: str, place: str, directory: Path) -> ModuleType:
     return module
 
 
-def reward_source(target: str, directory: Path) -> tuple[str, bytes]:
-    """What a policy calls a reward, and the bytes of the file that defines it.
-
-    Nothing of it is run, nor of the packages that it lies in.
-
-    Args:
-        target: "module:function" or "file.py:function".
-        directory: What relative file names resolve from.
-
-    Returns:
-        The name without the folder of a file, and the source.
-
-    Raises:
-        RewardError: There is no such file, or the module has no source.
-    """
-    place, _, function = target.rpartition(":")
-    file = _source_file(target, place, directory)
-    try:
-        source = file.read_bytes()
-    except OSError:
-        raise RewardError(
-            f"The file of the reward {target} cannot be read.",
-            "See that it is there and that this account may read it.",
-        ) from None
-    shown = Path(place).name if place.endswith(".py") else place
-    return f"{shown}:{function}", source
-
-
-def _source_file(target: str, place: str, directory: Path) -> Path:
-    if place.endswith(".py"):
-        return directory / place
-    found = _spec_unrun(place)
-    if found is None or not found.has_location or not found.origin:
-        raise RewardError(
-            f"There is no source file for the reward {target}.",
-            "Name a module that is a Python file, or a file of your own: "
-            "file.py:function.",
-        )
-    if not found.origin.endswith(".py"):
-        raise RewardError(
-            f"The reward {target} is not Python source, whose file could be checked.",
-            "Name a module that is a Python file.",
-        )
-    return Path(found.origin)
-
-
-def _spec_unrun(place: str) -> ModuleSpec | None:
-    """Where a module lies, found without importing the packages around it."""
-    within: Sequence[str] | None = None
-    spec = None
-    steps = place.split(".")
-    for count in range(1, len(steps) + 1):
-        name = ".".join(steps[:count])
-        spec = next(
-            (
-                found
-                for finder in sys.meta_path
-                if (found := finder.find_spec(name, within)) is not None
-            ),
-            None,
-        )
-        if spec is None:
-            return None
-        within = spec.submodule_search_locations
-        if within is None and count < len(steps):
-            return None
-    return spec
-
-
 def _pinned_module(spec: RewardSpec, place: str, directory: Path) -> ModuleType:
-    """Run a reward's source, and only if it is the source that was allowed.
+    """Run a reward's files, and only if they are those that were allowed.
 
-    The bytes that are run are the bytes that are hashed: a file that is exchanged in
-    between, or compiled code beside it, is not looked at.
+    The bytes that are run are the bytes that are hashed.
 
     Raises:
-        RewardError: Another source, or one that cannot be run.
+        RewardError: Other files, or such as cannot be run.
     """
-    _, source = reward_source(spec.target, directory)
-    if hashlib.sha256(source).hexdigest() != spec.sha256:
+    sources = reward_sources(spec.target, directory)
+    if sources.sha256 != spec.sha256:
         raise RewardError(
-            f"The file of the reward {spec.target} has changed since it was checked.",
+            f"The file of the reward {spec.target}, or one that it imports from beside "
+            "it, has changed since it was checked.",
             "See who changed it, and start again.",
         )
-    file = _source_file(spec.target, place, directory)
-    own = place.endswith(".py")
-    name = f"fgrpo_reward_{file.stem}" if own else place
     try:
-        found = importlib.util.spec_from_file_location(name, file)
-        if not own:
-            # What the module imports from beside itself looks its package up.
-            package = place.rpartition(".")[0]
-            if package:
-                importlib.import_module(package)
-            found = _spec_unrun(place)
-        if found is None:
-            raise ImportError(name)
-        module = importlib.util.module_from_spec(found)
-        sys.modules[name] = module
-        exec(compile(source, str(file), "exec"), vars(module))  # noqa: S102
-    except KeyboardInterrupt:
+        return run_pinned(sources)
+    except (RewardError, KeyboardInterrupt):
         raise
     except BaseException as error:
         raise RewardError(
@@ -444,7 +361,6 @@ def _pinned_module(spec: RewardSpec, place: str, directory: Path) -> ModuleType:
             "Correct it, install what it imports, or name a file of your own: "
             "file.py:function.",
         ) from None
-    return module
 
 
 def _reason(error: BaseException, place: str) -> str:

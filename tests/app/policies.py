@@ -1,22 +1,19 @@
 """Policies of a site for tests: one that allows what is proposed, and changes to it."""
 
-import hashlib
 import os
 
 import tomli_w
 
 from fgrpo_secure.base_model import read_base_model
-from fgrpo_secure.grpo.rewards import reward_source
+from fgrpo_secure.grpo.reward_sources import reward_sources
 from tests.end_to_end.program import ASSETS
 
 
 def reward_entries(config, name):
     """The rewards of a client as a policy lists them."""
-    sources = [reward_source(spec, ASSETS) for spec in config.client_named(name).reward]
-    return [
-        {"name": shown, "sha256": hashlib.sha256(source).hexdigest()}
-        for shown, source in sources
-    ]
+    specs = config.client_named(name).reward
+    sources = [reward_sources(spec, ASSETS) for spec in specs]
+    return [{"name": source.name, "sha256": source.sha256} for source in sources]
 
 
 def allowing(config, name, approval="auto"):

@@ -20,7 +20,7 @@ from fgrpo_secure.base_model import read_base_model
 from fgrpo_secure.budget import open_client_ledger
 from fgrpo_secure.errors import ConfigurationError, RewardError
 from fgrpo_secure.grpo.adapter import to_bytes
-from fgrpo_secure.grpo.rewards import reward_source
+from fgrpo_secure.grpo.reward_sources import reward_sources
 from fgrpo_secure.registration import recipe_digest
 from fgrpo_secure.secrets import identity_key
 from fgrpo_secure.site import open_site
@@ -727,7 +727,7 @@ def test_finding_a_reward_runs_no_package_around_it(door, tmp_path, monkeypatch)
 )
 def test_a_reward_whose_source_cannot_be_seen_is_refused(spec, tmp_path):
     with pytest.raises(RewardError):
-        reward_source(spec, tmp_path)
+        reward_sources(spec, tmp_path)
 
 
 def test_a_model_that_changes_while_it_is_loaded_is_refused(
