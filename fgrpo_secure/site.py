@@ -78,6 +78,7 @@ class Site:
 
     def answer(self, phase: str, name: str, payload: bytes) -> bytes | Silence:
         """What `handle` gives, or why there is nothing, for a runtime to carry.
+
         Whoever carries it to another party sends `Silence.said_to_server` and keeps
         `Silence.said_to_operator` in the site's own log.
         """
@@ -85,6 +86,7 @@ class Site:
             return self.handle(phase, name, payload)
         except (PrivacyError, FgrpoError) as error:
             return silence_of(error)
+
     def handle(self, phase: str, name: str, payload: bytes) -> bytes:
         """Answer one phase in one client's name.
 

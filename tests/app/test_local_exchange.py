@@ -4,6 +4,7 @@ import shutil
 import threading
 import time
 from multiprocessing import Pipe
+from types import SimpleNamespace
 
 import pytest
 
@@ -265,7 +266,12 @@ def admitted(tmp_path):
 def opened(order, monkeypatch):
     """What a worker says first, and whether it came to open its clients."""
     reached = []
-    monkeypatch.setattr(local, "open_site", lambda *given: reached.append(given))
+
+    def open_site(*given):
+        reached.append(given)
+        return SimpleNamespace(policy=None)
+
+    monkeypatch.setattr(local, "open_site", open_site)
     monkeypatch.setattr(local.signal, "signal", lambda *arguments: None)
     ours, theirs = Pipe()
     thread = threading.Thread(target=local._work, args=(theirs, order), daemon=True)
