@@ -8,6 +8,7 @@ nothing is charged for it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -60,11 +61,11 @@ class SiteRules:
         name: str,
         base_model: BaseModel | None,
     ) -> None:
-        client = config.client_named(name)
-        if client.policy is None:
-            msg = f"client {name!r} names no policy"
+        client, path = config.client_named(name), policy_of(config, folder, name)
+        if path is None:
+            msg = f"client {name!r} has no policy"
             raise ValueError(msg)
-        self.path = Path(client.policy)
+        self.path = path
         self.name = name
         self._config, self._plan, self._folder = config, plan, folder
         self._base_model = base_model
@@ -235,15 +236,38 @@ class SiteRules:
             raise SitePolicyError(self.name, found)
 
 
+def policy_of(config: RunConfig, folder: RunFolder, name: str) -> Path | None:
+    """The policy that a client is held to, if there is one.
+
+    One that lies with the client's private state binds whoever uses that state. A
+    configuration may come from elsewhere: it could name another policy, or none.
+
+    Raises:
+        ConfigurationError: the configuration names another than lies there.
+    """
+    stated, kept = config.client_named(name).policy, folder.policy(name)
+    # A link that leads nowhere is no leave to do without.
+    if not os.path.lexists(kept):
+        return None if stated is None else Path(stated)
+    if stated is not None and Path(stated) != kept.absolute():
+        raise ConfigurationError(
+            f"Client {name} is bound by {kept}, and the configuration names another "
+            "policy.",
+            "Take the policy out of its [[client]] table.",
+        )
+    return kept.absolute()
+
+
 def site_rules(
     config: RunConfig, plan: Plan, folder: RunFolder, names: Sequence[str]
 ) -> dict[str, SiteRules]:
-    """The rules of those clients whose tables name a policy.
+    """The rules of those clients that have a policy.
 
     Raises:
         RewardError: a reward has no file that could be checked.
+        ConfigurationError: as `policy_of`.
     """
-    bound = [name for name in names if config.client_named(name).policy is not None]
+    bound = [name for name in names if policy_of(config, folder, name) is not None]
     base_model = read_base_model(config.model.base) if bound else None
     return {name: SiteRules(config, plan, folder, name, base_model) for name in bound}
 

@@ -61,6 +61,10 @@ class RunFolder:
         """A client's private folder."""
         return self.store / name
 
+    def policy(self, name: str) -> Path:
+        """Where a policy lies that binds a client whatever a configuration says."""
+        return self.private(name) / "policy.toml"
+
     def of_run(self, name: str, run: bytes) -> Path:
         """What a client keeps of one run, within its private folder."""
         return self.private(name) / f"run-{run.hex()}"

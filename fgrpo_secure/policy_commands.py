@@ -154,18 +154,22 @@ def check_policy(options: argparse.Namespace) -> int:
 
 def approve_plan(options: argparse.Namespace) -> int:
     """Show what is proposed, and keep an operator's approval of it."""
+    from fgrpo_secure.admission import policy_of
     from fgrpo_secure.approvals import TYPED, approve
     from fgrpo_secure.config import load_config
+    from fgrpo_secure.folders import RunFolder
 
     config, _ = load_config(options.config, options.overrides)
     if options.names:
         _check_names(config, options.names)
-    bound = [client.name for client in config.client if client.policy is not None]
+    folder = RunFolder.of(Path(), config)
+    known = [client.name for client in config.client]
+    bound = [name for name in known if policy_of(config, folder, name) is not None]
     names = [name for name in options.names or bound if name in bound]
     if not names:
         raise ConfigurationError(
             "No client of this configuration that is meant names a policy.",
-            'Write policy = "FILE" in its [[client]] table.',
+            'Write policy = "FILE" in its [[client]] table, or put it into the store.',
         )
     with quiet_libraries():
         found = _proposed(config, names)

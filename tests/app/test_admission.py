@@ -315,6 +315,49 @@ def test_without_a_policy_the_configuration_alone_decides(door):
     assert site_rules(config, one.plan, one.folder(), NAMES) == {}
 
 
+def kept_with_the_state(one):
+    """The policy in the client's part of the store, and a configuration without one."""
+    path = one.folder().policy(NAME)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    one.path.rename(path)
+    one.path = path
+    one.config = one.sites.config("machine.microbatch=1", "model.layers=[1]")
+    return path
+
+
+def test_a_policy_in_the_store_binds_a_configuration_that_names_none(door):
+    one = door()
+    kept_with_the_state(one)
+    one.ask()
+    one.tables["plan"]["least_colluders"] = 2
+    one.write()
+    with pytest.raises(SitePolicyError):
+        one.ask()
+    with pytest.raises(SitePolicyError):
+        one.site()
+    assert one.declined() == ["policy_colluders"]
+    # Nor does it help to have it lead nowhere.
+    one.path.unlink()
+    one.path.symlink_to(one.sites.folder / "nowhere")
+    with pytest.raises(ConfigurationError):
+        one.ask()
+
+
+def test_a_configuration_cannot_point_away_from_the_policy_in_the_store(door):
+    one = door()
+    path = kept_with_the_state(one)
+    other = write_policy(one.sites.folder / "other.toml", one.tables)
+    one.config = one.sites.config(
+        f'client.{NAME}.policy="{other}"', "machine.microbatch=1", "model.layers=[1]"
+    )
+    with pytest.raises(ConfigurationError, match="names another policy"):
+        one.ask()
+    one.config = one.sites.config(
+        f'client.{NAME}.policy="{path}"', "machine.microbatch=1", "model.layers=[1]"
+    )
+    one.ask()
+
+
 # The policy as a file.
 
 

@@ -30,6 +30,7 @@ from privacy.ledger import (
     verify_ledger,
 )
 from privacy.plan import SERVER
+from tests.app.federation import RUN
 from tests.app.sites import FIRST, NAME, SECOND, capped, plan_of
 from tests.end_to_end.program import records
 from tests.plans import Counter
@@ -224,6 +225,21 @@ def key_of(sites):
     from fgrpo_secure.secrets import identity_key
 
     return identity_key(sites.run_folder().private(NAME))
+
+
+def test_the_others_go_on_without_a_client_that_has_closed_its_part(federation):
+    one = federation()
+    one.round(1)
+    one.ledgers[NAME].close()
+    closed = close_at_site(one.folder, NAME, RUN)
+    assert (closed.published, closed.spend.charges) == (1, 1)
+    whole = one.folder.own_ledger(NAME).read_bytes()
+    one.restart_client(NAME)
+    assert one.round(2).published
+    assert "its part is over" in str(one.exchange.errors["offer", NAME])
+    assert NAME not in one.last(SERVER, "published")["survivors"]
+    one.exchange.clients[NAME].close()
+    assert one.folder.own_ledger(NAME).read_bytes() == whole
 
 
 # Killed at every step of every write.
