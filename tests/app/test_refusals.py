@@ -117,6 +117,8 @@ def worker(tmp_path, monkeypatch):
 
 def test_a_worker_keeps_what_is_for_others_and_for_its_operator_apart(worker):
     class Declining:
+        policy = None
+
         def answer(self, phase, name, payload):
             return Silence(Reason.POLICY_DELTA, CAP + "ü" * 10_000)
 
