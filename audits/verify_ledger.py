@@ -965,6 +965,9 @@ class Ledger:
 # --- The folder: rules 11 to 16 -------------------------------------------------------
 
 
+MOST_LEDGER_BYTES, MOST_FILE_BYTES = 2**30, 2**24
+
+
 class Folder:
     """A run's folder, or that of one of its cohorts."""
 
@@ -1023,6 +1026,8 @@ class Folder:
     def _bytes(self, name: str) -> bytes:
         path = self.path / name
         require(path.is_file(), 11, f"{name} is missing, or no file")
+        most = MOST_LEDGER_BYTES if name.endswith(".jsonl") else MOST_FILE_BYTES
+        require(path.stat().st_size <= most, 11, f"{name} is larger than {most} bytes")
         return path.read_bytes()
 
     def _list(self, parties: list[str]) -> None:
@@ -1083,8 +1088,11 @@ class Folder:
             self._note(server.file, line, 19, text)
 
     def _log(self, server: Ledger) -> None:
-        """Rule 14."""
+        """Rule 14; for rule 15 the root at every size, since each line is signed."""
         roots, notes, log = roots_of(server.lines), {}, self.path / "ledger/log"
+        origin, key = origin_of(server.run.handle), server.key.hex()
+        for size, root in enumerate(roots[1:], start=1):
+            self.checkpoints.append((key, origin, size, root, server.file, size))
         files = [f"ledger/log/{path.name}" for path in log.glob("*")]
         if self.unfinished:
             files = [file for file in files if not file.endswith(".tmp")]
@@ -1431,13 +1439,20 @@ class Federation:
 
 
 def find_split_views(folders: list[Folder]) -> None:
-    """Rule 15: one server key signed one root for each size of a log."""
-    roots: dict[tuple[str, str, int], tuple[str, str]] = {}
+    """Rule 15: one server key signed one root for each size of a log.
+
+    Of two files that part ways, and so differ at every larger size, one line is named.
+    """
+    roots: dict[tuple[str, str, int], tuple[str, str, str]] = {}
+    named = set()
     for folder in folders:
         for key, origin, size, root, file, line in folder.checkpoints:
-            place = f"{folder.path}/{file}" + (f":{line}" if line else "")
-            known, where = roots.setdefault((key, origin, size), (root, place))
-            if root != known:
+            path = f"{folder.path}/{file}"
+            place = f"{path}:{line}" if line else path
+            held = roots.setdefault((key, origin, size), (root, path, place))
+            known, other, where = held
+            if root != known and (path, other) not in named:
+                named.add((path, other))
                 text = f"the server signed another root for {size} lines in {where}"
                 folder.findings.append(Finding(file, line, 15, text))
 
@@ -1488,8 +1503,17 @@ def report(folder: Folder) -> Record:
     }
 
 
+def plain(line: str) -> str:
+    """A line for a terminal, in which the name of a file can do nothing else."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
 def words(told: Record) -> str:
     """The same for people."""
+    return "\n".join(map(plain, _lines(told)))
+
+
+def _lines(told: Record) -> list[str]:
     lines = []
     for found in told["findings"]:
         place = f"{found['file']}:{found['line']}" if found["line"] else found["file"]
@@ -1502,7 +1526,7 @@ def words(told: Record) -> str:
             return "\n".join(lines)
         ending = "" if count == 1 else "s"
         lines.append(f"{told['folder']}: NOT VERIFIED: {count} finding{ending}")
-        return "\n".join(lines)
+        return lines
     for name, party in told["parties"].items():
         lines.append(f"{name}: {party['lines']} lines, key {party['key']}")
         if name != SERVER:
@@ -1512,7 +1536,7 @@ def words(told: Record) -> str:
         f"{told['folder']}: verified; compare the keys with the parties over another "
         "channel"
     )
-    return "\n".join(lines)
+    return lines
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -397,7 +397,14 @@ def _cosigned_words(report: Any) -> str:  # noqa: ANN401
 
 
 def _verify_file(path: Path, roots: list[SignedRoot], *, closed: bool) -> int:
-    from privacy.ledger import Budget, Role, read_key_file, roots_of, verify_ledger
+    from privacy.ledger import (
+        Budget,
+        Role,
+        read_key_file,
+        roots_of,
+        roots_of_log,
+        verify_ledger,
+    )
 
     pinned = path.parent.parent / "keys" / f"{path.stem}.pub"
     try:
@@ -408,6 +415,9 @@ def _verify_file(path: Path, roots: list[SignedRoot], *, closed: bool) -> int:
         return 1
     print(f"{path}: verifies: {ledger.party}, {ledger.history.records} records")
     roots += roots_of(str(path), ledger.runs)
+    if ledger.role is Role.SERVER:
+        lines = path.read_bytes().splitlines()
+        roots += roots_of_log(str(path), lines, ledger.runs[0].opened)
     if ledger.role is Role.CLIENT and ledger.runs:
         print(f"  {Budget.of(ledger.runs).words()}")
     if key is None:

@@ -74,7 +74,12 @@ from privacy.ledger.verify import (
     read_history,
     verify_ledger,
 )
-from privacy.ledger.verify_log import SignedRoot, roots_of, split_views
+from privacy.ledger.verify_log import (
+    SignedRoot,
+    roots_of,
+    roots_of_log,
+    split_views,
+)
 from privacy.ledger.witness import View, Witness
 
 __all__ = [
@@ -143,6 +148,7 @@ __all__ = [
     "read_key_file",
     "reason_of",
     "roots_of",
+    "roots_of_log",
     "show",
     "spend_of",
     "spends_after",

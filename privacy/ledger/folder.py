@@ -27,16 +27,30 @@ from privacy.ledger.pricing import Price, Pricing, price_charges
 from privacy.ledger.reconcile import RunFile, reconcile
 from privacy.ledger.records import Moved, Spend
 from privacy.ledger.remembered import HEAD_SUFFIX, Head, parse_head
-from privacy.ledger.shared_log import CHECKPOINT, LOG_FOLDER
+from privacy.ledger.shared_log import CHECKPOINT, LOG_FOLDER, is_note_name
 from privacy.ledger.steps import Phase
 from privacy.ledger.summary import load_json, wrong_in
 from privacy.ledger.terms import Terms, read_terms
-from privacy.ledger.verify import Run, VerifiedLedger, examine
-from privacy.ledger.verify_log import LogReport, SignedRoot, check_log, roots_of
+from privacy.ledger.verify import (
+    MOST_LEDGER_BYTES,
+    UNREADABLE,
+    Run,
+    VerifiedLedger,
+    examine,
+    read_regular,
+)
+from privacy.ledger.verify_log import (
+    LogReport,
+    SignedRoot,
+    check_log,
+    roots_of,
+    roots_of_log,
+)
 from privacy.plan import SERVER
 from privacy.wire import Json
 
 LEDGER_SUFFIX = ".jsonl"
+MOST_FILE_BYTES = 2**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +147,12 @@ class _Check:
         self.problems.append(Problem(file, line, what))
 
     def _read(self, file: str) -> bytes | None:
-        path = self.directory / file
-        try:
-            if path.is_file():
-                return path.read_bytes()
-        except (OSError, ValueError):
-            pass
-        self._note(file, "missing, or not a file that can be read")
-        return None
+        is_ledger = file.endswith(LEDGER_SUFFIX)
+        most = MOST_LEDGER_BYTES if is_ledger else MOST_FILE_BYTES
+        data = read_regular(self.directory / file, most)
+        if data is None:
+            self._note(file, UNREADABLE)
+        return data
 
     def _plan(self) -> tuple[dict[str, Json] | None, Terms | None]:
         data = self._read("plan.json")
@@ -304,10 +316,15 @@ class _Check:
             files = []
         if (self.directory / "ledger" / LOG_FOLDER).exists():
             listed = self._listed(f"ledger/{LOG_FOLDER}")
-            files += [f"ledger/{LOG_FOLDER}/{name}" for name in sorted(listed)]
-        if self.unfinished:
-            # What a process that died left of a file that it was about to replace.
-            files = [file for file in files if not file.endswith(UNFINISHED_SUFFIX)]
+            if self.unfinished:
+                # What a process that died left of a file that it was about to replace.
+                listed = {n for n in listed if not n.endswith(UNFINISHED_SUFFIX)}
+            for name in sorted(listed):
+                if is_note_name(name):
+                    files.append(f"ledger/{LOG_FOLDER}/{name}")
+                else:
+                    what = "a note of another size than its name says"
+                    self._note(f"ledger/{LOG_FOLDER}/{name!a}", what)
         notes = {file: self._read(file) or b"" for file in files}
         lines, _ = split_lines(self._read(server.file) or b"")
         report = check_log(
@@ -319,7 +336,7 @@ class _Check:
             unfinished=self.unfinished,
         )
         self.problems += report.problems
-        report.roots += roots
+        report.roots += roots + roots_of_log(server.file, lines, server.run.opened)
         return report
 
     def _summary(

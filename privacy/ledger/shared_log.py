@@ -49,6 +49,11 @@ def note_name(size: int) -> str:
     return f"{size}{NOTE_SUFFIX}"
 
 
+def is_note_name(name: str) -> bool:
+    """Whether a file is called as a checkpoint's is."""
+    return _NOTE_NAME.fullmatch(name) is not None
+
+
 class SharedLog:
     """The server's side of its log.
 
@@ -208,7 +213,7 @@ class SharedLog:
         kept = [
             self._read_note(path)
             for path in self._folder.glob("*")
-            if _NOTE_NAME.fullmatch(path.name)
+            if is_note_name(path.name)
         ]
         kept.sort(key=lambda note: note.checkpoint.size, reverse=True)
         for note in kept:

@@ -27,6 +27,9 @@ from privacy.ledger.records import ClientOpened, Declined, Intent, ServerOpened
 from privacy.ledger.remembered import EMPTY, HEAD_SUFFIX, load_head
 from privacy.ledger.steps import Phase
 
+MOST_LEDGER_BYTES = 2**30
+UNREADABLE = "missing, too large, or not a file that can be read"
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -141,13 +144,24 @@ def read_file(path: Path, file: str) -> bytes:
     Raises:
         LedgerError: it cannot be read.
     """
+    data = read_regular(path, MOST_LEDGER_BYTES)
+    if data is None:
+        msg = f"{file}: {UNREADABLE}"
+        raise LedgerError(msg)
+    return data
+
+
+def read_regular(path: Path, most: int) -> bytes | None:
+    """The bytes of a regular file that has at most so many; None of anything else.
+
+    Whoever may put a file into a folder could else take all memory of its reader.
+    """
     try:
-        if path.is_file():
+        if path.is_file() and path.stat().st_size <= most:
             return path.read_bytes()
     except (OSError, ValueError):
         pass
-    msg = f"{file}: missing, or not a file that can be read"
-    raise LedgerError(msg)
+    return None
 
 
 def examine(

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -32,13 +33,14 @@ from privacy.ledger.checkpoint import (
 )
 from privacy.ledger.merkle import Tree
 from privacy.ledger.reconcile import RunFile
-from privacy.ledger.records import Cosigned, Disputed
+from privacy.ledger.records import ClientOpened, Cosigned, Disputed, ServerOpened
 from privacy.ledger.shared_log import CHECKPOINT, LOG_FOLDER, note_name
 from privacy.ledger.verify import Run
 from privacy.plan import SERVER
 
 _NOTES = f"ledger/{LOG_FOLDER}/"
 _CHECKPOINT = f"ledger/{CHECKPOINT}"
+_LINE = re.compile(r":[0-9]+\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,22 +224,41 @@ def roots_of(file: str, runs: Iterable[Run]) -> list[SignedRoot]:
     ]
 
 
+def roots_of_log(
+    file: str, lines: Sequence[bytes], opened: ClientOpened | ServerOpened
+) -> list[SignedRoot]:
+    """The root at every size of a server's ledger that verifies.
+
+    Its lines are signed and linked, so that each of them says what all before it were.
+    Without these, a server that shows two histories hides them by never letting the
+    sizes of their checkpoints be the same.
+    """
+    origin, server, tree = log_origin(opened.run), opened.roster[SERVER], Tree(lines)
+    return [
+        SignedRoot(Checkpoint(origin, size, tree.root(size)), server, f"{file}:{size}")
+        for size in range(1, tree.size + 1)
+    ]
+
+
 def split_views(roots: Iterable[SignedRoot]) -> list[str]:
     """Where one server signed two roots for one size of one log, in words.
 
-    Nobody but the server can make such a pair, so that it needs no other evidence.
+    Nobody but the server can make such a pair, so that it needs no other evidence. Of
+    two files that part ways at a size, and so at every larger one, one is named.
     """
     known: dict[tuple[str, bytes, int], SignedRoot] = {}
-    found = []
+    found: dict[tuple[str, str], str] = {}
     for root in roots:
         place = (root.head.origin, root.server, root.head.size)
         first = known.setdefault(place, root)
         if first.head.root != root.head.root:
-            found.append(
+            pair = (_LINE.sub("", first.where), _LINE.sub("", root.where))
+            found.setdefault(
+                pair,
                 f"{first.where} and {root.where}: the server signed two histories of "
-                f"{root.head.size} lines"
+                f"{root.head.size} lines",
             )
-    return found
+    return list(found.values())
 
 
 def _checkpoints(

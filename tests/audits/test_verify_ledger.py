@@ -4,15 +4,18 @@ import ast
 import hashlib
 import json
 import math
+import os
 import random
 import subprocess
 import sys
 from collections import Counter
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
+from fgrpo_secure.cli import main
 from privacy.crypto import SigningKey
 from privacy.errors import MalformedMessageError
 from privacy.ledger import (
@@ -161,6 +164,52 @@ def test_both_verifiers_refuse_the_same_plans(term):
             read_terms(plan | {term: value})
 
 
+# --- An outsider who puts files into the folder ---------------------------------------
+
+
+@pytest.mark.parametrize("place", ["keys", "ledger", "ledger/log"])
+@pytest.mark.parametrize("name", [b"\x1b[2K\r\nrun: verified", b"\xff.note"])
+def test_the_name_of_a_file_cannot_write_over_what_is_said_of_it(
+    place, name, tmp_path, capsys
+):
+    folder = write(HONEST["cosigned"], tmp_path / "run")
+    (folder / place / os.fsdecode(name)).write_bytes(b"")
+    done = run(folder)
+    assert done.returncode == main(["ledger", "verify", str(folder)]) == 1
+    for shown in (done.stdout, capsys.readouterr().out):
+        assert all(line.isprintable() for line in shown.split("\n"))
+        assert not any(line.startswith("run: verified") for line in shown.split("\n"))
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("summary.json", 2**24),
+        ("plan.json", 2**24),
+        ("keys/alpha.pub", 2**24),
+        ("ledger/log/9.note", 2**24),
+        ("ledger/checkpoint", 2**24),
+        ("ledger/alpha.jsonl", 2**30),
+    ],
+)
+def test_a_file_that_is_too_large_is_named_and_not_read(
+    name, most, tmp_path, monkeypatch
+):
+    folder = write(HONEST["cosigned"], tmp_path / "run")
+    with (folder / name).open("ab") as handle:
+        handle.truncate(most + 1)
+    whole = Path.read_bytes
+
+    def read_bytes(path):
+        assert path.stat().st_size <= most
+        return whole(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    first, again = verdicts(folder)
+    assert any(str(problem).startswith(f"{name}: missing, too") for problem in first)
+    assert any("is larger than" in finding.text for finding in again)
+
+
 # --- Several folders ------------------------------------------------------------------
 
 
@@ -184,6 +233,22 @@ def test_two_histories_that_each_verify_are_found_together(split):
     assert {finding.rule for finding in folders[1].findings} == {15}
     both = [root for folder in split for root in verify_run(folder).roots]
     assert split_views(both)
+
+
+def test_two_servers_ledgers_that_part_ways_are_found_though_nobody_vouched(tmp_path):
+    """Each line is signed and says what all before it were, at any size."""
+    story = Story(HONEST["three_rounds"])
+    story.of("server", "roster")["roster_hash"] = "11" * 32
+    paths = [VECTORS / "three_rounds", write(story.written(), tmp_path / "other")]
+    folders = [second.Folder(p, unfinished=False, tolerance=0.0) for p in paths]
+    for folder in folders:
+        folder.check()
+    second.find_split_views(folders)
+    assert folders[0].findings == []
+    (found,) = folders[1].findings
+    assert (found.file, found.line, found.rule) == ("ledger/server.jsonl", 3, 15)
+    (split,) = split_views([root for path in paths for root in verify_run(path).roots])
+    assert "two histories of 3 lines" in split
 
 
 def test_the_script_takes_several_folders(split):

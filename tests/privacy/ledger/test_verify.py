@@ -196,7 +196,7 @@ def test_an_error_names_the_file_and_the_line(alpha, tmp_path):
         check(path)
     with pytest.raises(LedgerError, match=r"^missing\.jsonl: missing"):
         check(tmp_path / "missing.jsonl")
-    with pytest.raises(LedgerError, match="missing, or not a file"):
+    with pytest.raises(LedgerError, match="missing, too large, or not a file"):
         check(tmp_path)
 
 

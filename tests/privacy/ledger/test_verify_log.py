@@ -85,7 +85,9 @@ def test_an_honest_run_verifies_and_says_who_cosigned(run):
     assert report.log_size == 13
     assert report.log_root == Tree(server_lines(run)).root()
     assert report.cosigned == dict.fromkeys(CLIENTS, 13)
-    assert {root.head.size for root in report.roots} == {1, 5, 8, 12, 13}
+    signed = [root for root in report.roots if "server.jsonl" not in root.where]
+    assert {root.head.size for root in signed} == {1, 5, 8, 12, 13}
+    assert len(report.roots) - len(signed) == 13
 
 
 def test_a_run_whose_log_nobody_cosigned_verifies_without_notes(honest_run):
@@ -382,6 +384,70 @@ def test_two_histories_are_found_in_two_sites_ledgers_without_the_servers(
     capsys.readouterr()
     assert main([*verify, str(one.directory), str(other)]) == 1
     assert "signed two histories of 4 lines" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def staggered(tmp_path_factory):
+    """Two histories whose checkpoints, of 4 and 7 lines and of 5, share no size.
+
+    The server says to gamma that it was restarted, so that all its sizes are others.
+    Each site has a folder, with the server's ledger as it was shown to that site.
+    """
+    place = tmp_path_factory.mktemp("staggered")
+    one = Watched(place / "run")
+    for client in one.clients.values():
+        client.price = price_charges
+    one.gather(1, ("alpha", "beta"))
+    one.abort(1, ("alpha", "beta"))
+    one.show(["alpha", "beta"])
+    records = payloads(one.path(SERVER))
+    first, *rest = records
+    begun = {"last": "opened", "round": 0, "attempt": 0, "torn_bytes": 0}
+    header = {name: first[name] for name in ("v", "party", "role", "run", "seq")}
+    resumed = header | {"kind": "resumed", "prev": ""} | begun
+    lines = forge([first, resumed, *rest], one.keys[SERVER]).splitlines()
+    witness = one.witnesses["gamma"]
+    witness.vouch(witness.check(one.sealed(one.update_of(lines), "gamma")))
+    one.gather(2, ("alpha", "beta"))
+    one.abort(2, ("alpha", "beta"))
+    one.show(["alpha", "beta"])
+    assert [len(lines), len(one.lines())] == [5, 7]
+    one.close_files()
+    other = place / "other"
+    shutil.copytree(one.directory, other)
+    (other / "ledger/server.jsonl").write_bytes(b"".join(x + b"\n" for x in lines))
+    for path in (other / "ledger").glob("*.head"):
+        path.unlink()
+    return one.directory, other
+
+
+def test_two_histories_whose_sizes_never_meet_are_found_with_a_servers_ledger(
+    staggered, tmp_path, capsys
+):
+    ours, theirs = staggered
+    verify = ["ledger", "verify", "--unfinished"]
+    clients = []
+    for folder, name in ((ours, "alpha"), (theirs, "gamma")):
+        clients.append(tmp_path / name / f"ledger/{name}.jsonl")
+        clients[-1].parent.mkdir(parents=True)
+        shutil.copyfile(folder / f"ledger/{name}.jsonl", clients[-1])
+    # No size that both vouched for: two clients alone can prove nothing.
+    assert main([*verify, *map(str, clients)]) == 0
+    # With what the server gave either of them they can.
+    for folder in staggered:
+        copied = tmp_path / folder.name / "ledger/server.jsonl"
+        copied.parent.mkdir(parents=True)
+        shutil.copyfile(folder / "ledger/server.jsonl", copied)
+        capsys.readouterr()
+        assert main([*verify, *map(str, [*clients, copied])]) == 1
+        assert "signed two histories of" in capsys.readouterr().out
+    both = [tmp_path / f"{folder.name}/ledger/server.jsonl" for folder in staggered]
+    capsys.readouterr()
+    assert main([*verify, *map(str, both)]) == 1
+    # Once, where they part ways, and not at every size from there on.
+    shown = capsys.readouterr().out
+    assert shown.count("signed two histories of") == 1
+    assert "server.jsonl:2 and" in shown
 
 
 def test_ledgers_of_one_history_are_no_split(run):
