@@ -237,7 +237,7 @@ NOTES = {
         lambda run: (run / "ledger/log/readme").write_bytes(
             note_path(run, 8).read_bytes()
         ),
-        "readme: a note of another size",
+        "readme': a note of another size",
     ),
     "no last note": (remove(LAST), "checkpoint: missing, or not"),
     "an older last note": (
