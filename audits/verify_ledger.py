@@ -378,6 +378,7 @@ KINDS: dict[str, dict[str, str]] = {
         "opened": f"{OPENED}; number cap_epsilon cap_delta; handle data; "
         "order cap_order",
         "joined": f"{ATTEMPT}digest offer_digest adapter_digest",
+        "shown": f"{ATTEMPT}digest roster_hash sharers_hash",
         "intent": f"{ATTEMPT}event event; positive releases; spend spend; "
         "lifetime lifetime",
         "commit": f"{ATTEMPT}digest commitment; positive length modulus_bits",
@@ -411,8 +412,8 @@ STEPS = {
         "closed": "opened:idle",
         "idle": "joined:joined refused:idle disputed:idle cosigned:idle resumed:idle "
         "closed:closed opened:idle",
-        "joined": "intent:charged outcome:idle refused:joined disputed:joined "
-        "resumed:joined opened:idle",
+        "joined": "shown:joined intent:charged outcome:idle refused:joined "
+        "disputed:joined resumed:joined opened:idle",
         "charged": "commit:committed outcome:idle refused:charged disputed:charged "
         "resumed:interrupted opened:idle",
         "interrupted": "intent:charged commit:committed outcome:idle "
@@ -789,6 +790,11 @@ class Ledger:
     def _place(self, record: Record) -> Checks:
         same = (record["round"], record["attempt"]) == self.run.begun
         yield same, 4, "the line is of another attempt than the one begun"
+
+    def _shown(self, record: Record) -> Checks:
+        yield from self._place(record)
+        before = self.run.attempts[self.run.begun].find("shown")[1]
+        yield not before, 6, "what was shown of an attempt is written twice"
 
     def _intent(self, record: Record) -> Checks:
         yield from self._place(record)
@@ -1256,10 +1262,17 @@ def compare(server: Ledger, client: Ledger, ours: Run, *, unfinished: bool) -> C
 def compare_charge(
     client: Ledger, told: Attempt, wrote: Attempt, *, survived: bool
 ) -> Checks:
-    """Rule 13: what was joined, charged and committed, beside the server's record."""
+    """Rule 13: what was joined, shown, charged and committed, beside the server's."""
     line, joined = wrote.find("joined")
     for name in ("offer_digest", "adapter_digest"):
         same = joined[name] == told.said("round_opened", name)
+        yield same, line, f"{name} is not the server's"
+    line, shown = wrote.find("shown")
+    end = told.find("published", "aborted")[1]
+    for kind, name in (("roster", "roster_hash"), ("survivors", "sharers_hash")):
+        # The roster was written before it was shown, and the sharers after it.
+        late = not told.find(kind)[1] and (kind == "survivors" or not end)
+        same = not shown or late or told.said(kind, name) == shown[name]
         yield same, line, f"{name} is not the server's"
     line, sent = wrote.find("intent", "commit")
     for kind, name in (("roster", "members"), ("survivors", "sharers")):

@@ -40,6 +40,7 @@ from privacy.ledger import (
     Phase,
     Reason,
     Refused,
+    Shown,
     Status,
     View,
     Witness,
@@ -257,8 +258,14 @@ class Client:
     def _send_masked_input(self, payload: bytes) -> bytes:
         # Nothing is charged for a message that is not the key shares of this round.
         ready = self._taken(secagg.AwaitingShares).open_inbox(payload)
-        self._witness.saw(
-            roster_hash=ready.roster_hash, sharers_hash=ready.sharers_hash
+        history = self._ledger.history
+        self._ledger.append(
+            Shown(
+                round=history.round,
+                attempt=history.attempt,
+                roster_hash=ready.roster_hash,
+                sharers_hash=ready.sharers_hash,
+            )
         )
         with self._noted_as_refused(ready.seat.offer_digest):
             noised = self._learner.contribute(self._ledger, self._adapter)

@@ -60,6 +60,7 @@ from privacy.ledger.records import (
     RoundOpened,
     ServerClosed,
     ServerOpened,
+    Shown,
     Spend,
     Survivors,
 )
@@ -123,6 +124,7 @@ __all__ = [
     "ServerClosed",
     "ServerOpened",
     "SharedLog",
+    "Shown",
     "SignedRoot",
     "Spend",
     "Status",

@@ -66,6 +66,7 @@ from privacy.ledger.records import (
     RoundOpened,
     ServerClosed,
     ServerOpened,
+    Shown,
     Spend,
     Survivors,
 )
@@ -120,6 +121,7 @@ class History:
             others, has left it (server).
         offered: digest of the adapter that the round starts from (server).
         offer_digest: of the round's offer; empty before the first round.
+        shown: whether it stands what this client was shown of the round (client).
         members: of the round's roster (server).
         survivors: of the round (server).
         last_survivors: of the last published sum, none before the first (server).
@@ -153,6 +155,7 @@ class History:
     adapter: bytes | None = None
     offered: bytes = b""
     offer_digest: bytes = b""
+    shown: bool = False
     members: tuple[str, ...] = ()
     survivors: tuple[str, ...] = ()
     last_survivors: tuple[str, ...] = ()
@@ -275,7 +278,7 @@ class History:
                 following = replace(self, aborted=self.aborted + 1, left_out=True)
             case Declined():
                 self._check_declined(record)
-            case Resumed() | Refused() | Cosigned() | Disputed():
+            case Resumed() | Refused() | Cosigned() | Disputed() | Shown():
                 following = self._aside(record)
             case ClientClosed() | ServerClosed():
                 self._check_totals(record)
@@ -382,6 +385,7 @@ class History:
             attempt=record.attempt,
             offered=record.adapter_digest,
             offer_digest=record.offer_digest,
+            shown=False,
             members=(),
             survivors=(),
             left_out=False,
@@ -517,10 +521,15 @@ class History:
             "another modulus than the plan's",
         )
 
-    def _aside(self, record: Resumed | Refused | Cosigned | Disputed) -> History:
+    def _aside(
+        self, record: Resumed | Refused | Cosigned | Disputed | Shown
+    ) -> History:
         """Records that may stand between the steps of a round, or of two."""
         if isinstance(record, Refused):
             return self._refuse(record)
+        if isinstance(record, Shown):
+            _require(not self.shown, "what was shown of a round stands there once")
+            return replace(self, shown=True)
         if isinstance(record, Cosigned | Disputed):
             return self._check_log(record)
         said = (record.last, record.round, record.attempt)

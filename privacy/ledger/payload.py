@@ -38,6 +38,7 @@ from privacy.ledger.records import (
     RoundOpened,
     ServerClosed,
     ServerOpened,
+    Shown,
     Survivors,
 )
 from privacy.vectors import View
@@ -50,6 +51,7 @@ _CLIENT_KINDS: tuple[type[Record], ...] = (
     ClientOpened,
     Declined,
     Joined,
+    Shown,
     Intent,
     Commit,
     Outcome,

@@ -20,6 +20,7 @@ from privacy.ledger.records import (
     Published,
     Roster,
     RoundOpened,
+    Shown,
     Survivors,
 )
 from privacy.ledger.verify import Run
@@ -70,6 +71,8 @@ class ClientRound:
     joined: Joined
     line: int
     heads: set[bytes]
+    shown: Shown | None = None
+    shown_line: int = 0
     charge_line: int = 0
     commit: Commit | None = None
     outcome: Outcome | None = None
@@ -139,12 +142,31 @@ def compare_round(
                 mine.line,
                 "the ledger hash that the server received is none of this round's",
             )
+    yield from _compare_shown(theirs, mine)
     yield from _compare_charge(name, theirs, mine)
     if outcome is not None:
         yield from _compare_outcome(theirs, mine, outcome)
         yield from _compare_server_head(theirs, mine, outcome, heads)
     elif not unfinished:
         yield mine.line, "it has no outcome"
+
+
+def _compare_shown(theirs: ServerRound, mine: ClientRound) -> Iterator[tuple[int, str]]:
+    """Whether the server recorded the roster and the sharers that it showed.
+
+    The roster is on disk before anybody is told of it; the sharers are written down
+    with the survivors, after they were shown.
+    """
+    if mine.shown is None:
+        return
+    line, roster, counted = mine.shown_line, theirs.roster, theirs.counted
+    ended = theirs.published is not None or theirs.aborted_head is not None
+    if (roster is None and ended) or (
+        roster is not None and roster.roster_hash != mine.shown.roster_hash
+    ):
+        yield line, "it was shown another roster than the server recorded"
+    if counted is not None and counted.sharers_hash != mine.shown.sharers_hash:
+        yield line, "it was shown other sharers than the server recorded"
 
 
 def _compare_charge(
@@ -254,6 +276,8 @@ def client_rounds(entries: Sequence[Entry]) -> dict[Place, ClientRound]:
             current = None
             continue
         current.heads.add(entry.head)
+        if isinstance(record, Shown):
+            current.shown, current.shown_line = record, entry.line
         if isinstance(record, Intent | Commit):
             current.charge_line = current.charge_line or entry.line
         if isinstance(record, Commit):

@@ -145,6 +145,27 @@ class Joined:
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """What a client saw of a round with its own eyes, before it charges.
+
+    A server that splits a cohort shows each part another roster, and its log has one.
+    With this record a client that has been restarted, and an auditor, see it too.
+
+    Attributes:
+        round: as joined.
+        attempt: as joined.
+        roster_hash: U1, as the client computed it from the signed keys.
+        sharers_hash: U2, as it computed it from the key shares that it verified.
+    """
+
+    kind: ClassVar[str] = "shown"
+    round: Positive
+    attempt: Positive
+    roster_hash: Digest
+    sharers_hash: Digest
+
+
+@dataclass(frozen=True, slots=True)
 class Intent:
     """The charge, on disk before the draw and before any noise. Never refunded.
 
@@ -481,6 +502,7 @@ ClientRecord: TypeAlias = (
     ClientOpened
     | Declined
     | Joined
+    | Shown
     | Intent
     | Commit
     | Outcome

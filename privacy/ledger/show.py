@@ -29,6 +29,7 @@ from privacy.ledger.records import (
     RoundOpened,
     ServerClosed,
     ServerOpened,
+    Shown,
     Spend,
     Survivors,
 )
@@ -60,7 +61,8 @@ def show(path: Path) -> list[str]:
 
 def _describe(entry: Entry) -> str:
     record = entry.record
-    text = _of_client(record) or _of_server(record) or _of_either(record)
+    text = _of_client(record) or _of_a_round(record)
+    text = text or _of_server(record) or _of_either(record)
     number = getattr(record, "round", 0)
     place = f" {number}.{getattr(record, 'attempt', 0)}" if number else ""
     return f"{_short(entry.head)}  {record.kind}{place}: {text.removeprefix(', ')}"
@@ -77,6 +79,23 @@ def _of_client(record: Record) -> str:
             )
         case Intent():
             return _spent(record.spend) + _of_all_runs(record.spend, record.lifetime)
+        case ClientClosed():
+            return (
+                f"{record.published} published, {record.aborted} aborted,"
+                f" {record.missed} missed; {_spent(record.spend)}"
+                f"{_of_all_runs(record.spend, record.lifetime)}"
+            )
+    return ""
+
+
+def _of_a_round(record: Record) -> str:
+    """A client's part of one, but for what it cost."""
+    match record:
+        case Shown():
+            return (
+                f"roster {_short(record.roster_hash)},"
+                f" sharers {_short(record.sharers_hash)}"
+            )
         case Commit():
             return (
                 f"{record.length} words of {record.modulus_bits} bits,"
@@ -85,12 +104,6 @@ def _of_client(record: Record) -> str:
         case Outcome():
             why = f" ({record.reason.value})" if record.reason else ""
             return record.status.value + why + _listed("survivors", record.survivors)
-        case ClientClosed():
-            return (
-                f"{record.published} published, {record.aborted} aborted,"
-                f" {record.missed} missed; {_spent(record.spend)}"
-                f"{_of_all_runs(record.spend, record.lifetime)}"
-            )
     return ""
 
 

@@ -39,6 +39,7 @@ CLIENT_STEPS: Mapping[Phase, Mapping[str, Phase]] = {
         "opened": Phase.IDLE,
     },
     Phase.JOINED: {
+        "shown": Phase.JOINED,
         "intent": Phase.CHARGED,
         "outcome": Phase.IDLE,
         "disputed": Phase.JOINED,

@@ -8,9 +8,9 @@ A client vouches for a checkpoint after it has seen that
    the plan, with its registered event, and the keys are this client's own, and no sum
    has fewer survivors than the plan and the roster ask for;
 4. every round that this client took part in since ends in them, and stands there as in
-   its own ledger: offer, adapters, roster, survivors, transcript, the hash of its line;
-   and with the hashes of the roster, the sharers, the survivors and the sum that this
-   client computed or was told, as far as its process lived to remember them;
+   its own ledger: offer, adapters, the roster and the sharers that it was shown,
+   survivors, transcript, the hash of its line; and with the hashes of the survivors and
+   the sum, as far as its process lived to remember them;
 5. they name no line of its own ledger which that ledger does not hold.
 
 Then the checkpoint goes into the client's own ledger, and only then does a cosignature
@@ -104,20 +104,18 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """What a client saw of a round with its own eyes; None where it saw nothing.
+class Seen:
+    """What a client saw of a round beside what its ledger says; None where it did not.
 
-    A server that splits a cohort shows each part another roster, and its log has one.
+    It is lost with the process. Of one roster no two sets of survivors find a quorum,
+    and the sum is in the transcript and in the server's line, whose hashes are in the
+    ledger: so nothing is hidden from a client that has forgotten these.
 
     Attributes:
-        roster_hash: U1, as the client computed it from the signed keys.
-        sharers_hash: U2, likewise.
-        survivors_hash: U3, likewise.
+        survivors_hash: U3, as the client computed it from the signed message.
         sum_digest: as the server told it.
     """
 
-    roster_hash: bytes | None = None
-    sharers_hash: bytes | None = None
     survivors_hash: bytes | None = None
     sum_digest: bytes | None = None
 
@@ -138,24 +136,20 @@ class Witness:
         self._origin = log_origin(self._run)
         self._server = VerifyKey(ledger.history.server_key)
         self._view: View | None = None
-        self._shown: dict[Place, Shown] = {}
+        self._seen: dict[Place, Seen] = {}
         self._forgot = False
 
     def saw(
         self,
         *,
-        roster_hash: bytes | None = None,
-        sharers_hash: bytes | None = None,
         survivors_hash: bytes | None = None,
         sum_digest: bytes | None = None,
     ) -> None:
         """Remember what was seen of the round that was begun last."""
         history = self._ledger.history
         place = (history.round, history.attempt)
-        before = self._shown.get(place, Shown())
-        self._shown[place] = Shown(
-            roster_hash or before.roster_hash,
-            sharers_hash or before.sharers_hash,
+        before = self._seen.get(place, Seen())
+        self._seen[place] = Seen(
             survivors_hash or before.survivors_hash,
             sum_digest or before.sum_digest,
         )
@@ -216,7 +210,7 @@ class Witness:
                 Cosigned(view.head.size, view.head.root, view.signature)
             )
         self._view = view
-        self._shown.clear()
+        self._seen.clear()
         return self._note(view.head, view.signature)
 
     def _head(self, note: bytes) -> tuple[Checkpoint, bytes]:
@@ -288,7 +282,7 @@ class Witness:
             FaultyServerError: it begins where this client cannot follow.
         """
         start, known = update.start, dict(self._ledger.history.checked)
-        if start > size or (start and start not in known):
+        if start and start not in known:
             msg = "a log that begins where this client has not checked it"
             raise FaultyServerError(msg)
         if len(update.lines) != head.size - start:
@@ -359,7 +353,7 @@ class Witness:
             server = _after(server, header, record, whole=view.whole)
             prev = line_hash(line)
             entries.append(Entry(server.records, prev, header, record))
-        if server.phase not in {Phase.IDLE, Phase.CLOSED} or not server.run:
+        if server.phase not in {Phase.IDLE, Phase.CLOSED}:
             msg = "a checkpoint in the middle of a round"
             raise BrokenChainError(msg)
         return entries, server
@@ -400,10 +394,10 @@ class Witness:
             ):
                 msg = f"round {place[0]} in the server's log: {what}"
                 raise EquivocationError(msg)
-            if not _agrees(theirs[place], self._shown.get(place, Shown())):
+            if not _agrees(theirs[place], self._seen.get(place, Seen())):
                 msg = (
-                    f"round {place[0]} in the server's log: another roster, or other "
-                    "sharers, survivors or sum, than this client was shown"
+                    f"round {place[0]} in the server's log: other survivors, or "
+                    "another sum, than this client was shown"
                 )
                 raise EquivocationError(msg)
         moves = [entry.record for entry in entries if isinstance(entry.record, Moved)]
@@ -440,26 +434,18 @@ class Witness:
         return RollbackError(msg)
 
 
-def _agrees(told: ServerRound, shown: Shown) -> bool:
-    """Whether a round stands in the log as it was shown.
+def _agrees(told: ServerRound, seen: Seen) -> bool:
+    """Whether a round stands in the log as it was seen.
 
     The server writes each of these down before it shows them, so that one which was
     seen and is missing is a contradiction too.
     """
-    logged = Shown(
-        told.roster.roster_hash if told.roster else None,
-        told.counted.sharers_hash if told.counted else None,
-        told.counted.survivors_hash if told.counted else None,
-        told.published.sum_digest if told.published else None,
-    )
-    # The key shares are shown before the sharers are written down with the survivors.
-    late = told.counted is None and shown.survivors_hash is None
-    return (
-        shown.roster_hash in {None, logged.roster_hash}
-        and (late or shown.sharers_hash in {None, logged.sharers_hash})
-        and shown.survivors_hash in {None, logged.survivors_hash}
-        and shown.sum_digest in {None, logged.sum_digest}
-    )
+    survivors = told.counted.survivors_hash if told.counted else None
+    opened = told.published.sum_digest if told.published else None
+    return seen.survivors_hash in {None, survivors} and seen.sum_digest in {
+        None,
+        opened,
+    }
 
 
 def _told_by_server(mine: ClientRound) -> bool:

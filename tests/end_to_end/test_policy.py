@@ -44,7 +44,16 @@ def test_a_declined_run_is_signed_and_goes_on_once_it_is_approved(tmp_path, caps
     ended, finished = run(tmp_path, "approved", config, root)
     assert ended == 0, finished.stderr
     assert [kind for kind in kinds(own) if kind != "cosigned"] == [
-        *("declined", "opened", "joined", "intent", "commit", "outcome", "closed")
+        *(
+            "declined",
+            "opened",
+            "joined",
+            "shown",
+            "intent",
+            "commit",
+            "outcome",
+            "closed",
+        )
     ]
     assert main(["ledger", "verify", str(root), str(own)]) == 0
     assert f"{root}: verifies" in capsys.readouterr().out

@@ -30,7 +30,7 @@ from tests.end_to_end.program import (
 
 # What is made for others to see. The resolved configuration holds paths only.
 PRIVATE = {"clients", "server"}
-CLIENT_ROUND = ["joined", "intent", "commit", "outcome", "cosigned"]
+CLIENT_ROUND = ["joined", "shown", "intent", "commit", "outcome", "cosigned"]
 SERVER_ROUND = ["round", "roster", "survivors", "published"]
 
 

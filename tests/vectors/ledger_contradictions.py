@@ -178,6 +178,30 @@ def run_left_open_before_a_later_one(story: Story) -> None:
 # --- Rule 13: two accounts of one round -----------------------------------------------
 
 
+@lie("shown", 13)
+def roster_of_a_hidden_half(story: Story) -> None:
+    """A client outside the sum was shown another roster than the server recorded."""
+    story.of("gamma", "shown")["roster_hash"] = OTHER
+
+
+@lie("shown", 13)
+def sharers_of_a_hidden_half(story: Story) -> None:
+    """A client outside the sum was shown other sharers than the server recorded."""
+    story.of("gamma", "shown")["sharers_hash"] = OTHER
+
+
+@lie("shown", 13)
+def roster_that_nobody_was_shown(story: Story) -> None:
+    """The server records another roster of an aborted attempt than it showed."""
+    story.of(SERVER, "roster", 1)["roster_hash"] = OTHER
+
+
+@lie("shown", 13)
+def roster_shown_and_not_recorded(story: Story) -> None:
+    """The server ends an attempt as if it had come to no roster, and showed one."""
+    story.leave_out(SERVER, "roster", round=2)
+
+
 @lie("three_rounds", 13)
 def charge_left_out(story: Story) -> None:
     """A client leaves out its part of a round, charge and all."""

@@ -415,6 +415,30 @@ def two_intents_for_one_round(story: Story) -> None:
     records.insert(place, dict(records[place]))
 
 
+@lie("shown", 2)
+def shown_after_the_charge(story: Story) -> None:
+    """A client writes down what it was shown when its vector has left."""
+    records = story.records["alpha"]
+    record = story.of("alpha", "shown")
+    records.remove(record)
+    records.insert(records.index(story.of("alpha", "commit")) + 1, record)
+
+
+@lie("shown", 4)
+def shown_of_another_attempt(story: Story) -> None:
+    """A client writes down what it was shown of an attempt that it did not join."""
+    story.of("alpha", "shown")["attempt"] = 2
+
+
+@lie("shown", 6)
+def shown_twice(story: Story) -> None:
+    """A client says twice what it was shown of one attempt."""
+    records = story.records["alpha"]
+    shown = story.of("alpha", "shown")
+    records.insert(records.index(shown), dict(shown))
+    story.mend("alpha")
+
+
 @lie("three_rounds", 2)
 def round_without_an_outcome(story: Story) -> None:
     """A client joins the third round and leaves the second one open."""

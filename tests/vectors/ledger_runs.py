@@ -86,6 +86,17 @@ def cosigned(run: SyntheticRun) -> None:
     run.write_summary()
 
 
+def shown(run: SyntheticRun) -> None:
+    """The clients write down what they were shown; the second round came to no sum."""
+    run.open()
+    everybody: dict[str, dict[str, bytes]] = {name: {} for name in CLIENTS}
+    run.gather(1, shown=everybody)
+    run.publish(1, ("alpha", "beta"))
+    run.gather(2, shown=everybody)
+    run.abort(2)
+    run.finish()
+
+
 def second_run(run: SyntheticRun) -> None:
     """The clients' ledgers had a run before this one, in a store that both share."""
     for client in run.clients.values():
@@ -191,6 +202,7 @@ RUNS: tuple[tuple[Callable[[SyntheticRun], None], dict[str, object]], ...] = (
     (no_round, {"rounds": 1}),
     (one_round, {"rounds": 1}),
     (cosigned, {"rounds": 1}),
+    (shown, {"rounds": 2}),
     (second_run, {"rounds": 1}),
     (nothing_charged, {"rounds": 1}),
     (local_trust, LOCAL | {"rounds": 1}),

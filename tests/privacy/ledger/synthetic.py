@@ -29,6 +29,7 @@ from privacy.ledger import (
     RoundOpened,
     ServerClosed,
     ServerOpened,
+    Shown,
     Status,
     Survivors,
     cap_order,
@@ -139,6 +140,13 @@ class SyntheticClient:
         return self.ledger.append(
             Joined(number, attempt, digest("offer", number), before)
         )
+
+    def shown(self, number, attempt=1, **changes):
+        values = {
+            "roster_hash": digest("roster", number),
+            "sharers_hash": digest("sharers", number),
+        }
+        return self.ledger.append(Shown(number, attempt, **(values | changes)))
 
     def intent(self, number, attempt=1, **changes):
         event = changes.pop("event", event_of(self.plan))
@@ -259,8 +267,14 @@ class SyntheticRun:
         """What a round starts from."""
         return digest("adapter", self.adapters[number])
 
-    def gather(self, number, members=None):
-        """Offer a round, join it, advertise, charge."""
+    def gather(self, number, members=None, *, shown=()):
+        """Offer a round, join it, advertise, charge.
+
+        Args:
+            number: of the round.
+            members: who joins.
+            shown: what some of them write down of what they were shown, by name.
+        """
         members = self.names if members is None else members
         self.server.append(
             RoundOpened(number, 1, digest("offer", number), self.adapter(number))
@@ -269,6 +283,8 @@ class SyntheticRun:
             self.clients[name].join(number)
         self.server.append(Roster(number, 1, members, digest("roster", number)))
         for name in members:
+            if name in shown:
+                self.clients[name].shown(number, **dict(shown)[name])
             self.clients[name].intent(number)
 
     def count(self, number, survivors, members=None):

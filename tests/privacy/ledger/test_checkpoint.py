@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from privacy.crypto import Label, SigningKey, VerifyKey, framed
 from privacy.errors import BadSignatureError, MalformedMessageError
 from privacy.ledger.checkpoint import (
+    MAX_NOTE_BYTES,
     MAX_SIGNATURES,
     Checkpoint,
     Note,
@@ -162,6 +163,9 @@ BAD = {
     "a root of 31 bytes": changed(
         base64.b64encode(HEAD.root), base64.b64encode(HEAD.root[:31])
     ),
+    "a root of 33 bytes": changed(
+        base64.b64encode(HEAD.root), base64.b64encode(HEAD.root + b"!")
+    ),
     "a root without padding": changed(b"=\n\n", b"\n\n"),
     "unused bits": changed(b"8=\n\n", b"9=\n\n"),
     "base64 for addresses": changed(
@@ -170,6 +174,8 @@ BAD = {
     "a key id alone": HEAD.text() + b"\n" + line_of(b"abcd"),
     "a signature of 10 kB": HEAD.text() + b"\n" + line_of(bytes(10_000)),
     "one key twice": BYTES + BYTES[BYTES.index("\u2014 alpha".encode()) :],
+    "one key twice with two signatures": BYTES
+    + line_of(key_id("alpha", ALPHA.verify_key) + bytes(64)),
     "too many signatures": BYTES
     + b"".join(line_of(bytes(5), f"w{n}") for n in range(MAX_SIGNATURES)),
     "a megabyte": BYTES + b"".join(line_of(bytes(8000), f"w{n}") for n in range(120)),
@@ -181,6 +187,35 @@ def test_a_note_in_another_form_is_refused(name):
     assert BAD[name] != BYTES
     with pytest.raises(MalformedMessageError):
         parse_note(BAD[name])
+
+
+def test_a_note_has_2048_signatures_and_a_mebibyte_at_most():
+    """As the page says; 2 of the signatures are the server's and alpha's."""
+    assert (MAX_SIGNATURES, MAX_NOTE_BYTES) == (2048, 2**20)
+    lines = [line_of(bytes(5), f"w{n}") for n in range(2047)]
+    assert len(parse_note(BYTES + b"".join(lines[:2046])).signatures) == 2048
+    with pytest.raises(MalformedMessageError):
+        parse_note(BYTES + b"".join(lines))
+    large = BYTES
+    while 2**20 - len(large) > 8192:
+        large += line_of(bytes(5000), f"w{len(large)}")
+    name = f"w{len(large)}"
+    for size in range(5, 8192):
+        whole = large + line_of(bytes(size), name)
+        if len(whole) > 2**20:
+            break
+        largest = whole
+    assert parse_note(largest).to_bytes() == largest
+    with pytest.raises(MalformedMessageError):
+        parse_note(whole)
+
+
+def test_two_keys_of_one_name_may_both_sign():
+    """Where a key is replaced, both sign for a while; each has an id of its own."""
+    again = sign_checkpoint(HEAD, "alpha", BETA)
+    note = parse_note(Note(HEAD, (*NOTE.signatures, again)).to_bytes())
+    assert note.require("alpha", ALPHA.verify_key)
+    assert note.require("alpha", BETA.verify_key)
 
 
 def test_as_many_signatures_as_a_cohort_can_have_are_read():

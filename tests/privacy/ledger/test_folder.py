@@ -574,6 +574,62 @@ def test_a_charge_outside_the_recorded_roster_is_a_hidden_sum(
     assert "ledger/gamma.jsonl:3: round 1: charged, but not in the roster" in problem
 
 
+HALF = digest("of gamma's half")
+ROSTER, SHARERS = "another roster than", "other sharers than"
+
+
+@pytest.mark.parametrize(
+    ("shown", "published", "found"),
+    [
+        ({}, True, ""),
+        ({}, False, ""),
+        ({"roster_hash": HALF}, True, ROSTER),
+        ({"roster_hash": HALF}, False, ROSTER),
+        ({"sharers_hash": HALF}, True, SHARERS),
+        # The server came to no survivors, with whom it writes the sharers down.
+        ({"sharers_hash": HALF}, False, ""),
+    ],
+)
+def test_an_auditor_sees_a_hidden_half_behind_a_false_roster(
+    tmp_path, shown, published, found
+):
+    """The server's roster has the names of both halves: no name contradicts it."""
+    run = SyntheticRun(tmp_path)
+    run.open()
+    run.gather(1, shown={"alpha": {}, "gamma": shown})
+    run.clients["gamma"].outcome(1, Status.MISSED, Reason.DEADLINE)
+    if published:
+        for name in ("alpha", "beta"):
+            run.clients[name].commit(1)
+        run.server.append(survivors_of_round(1))
+    run.abort(1, members=("alpha", "beta"))
+    problems = ended(run)
+    assert len(problems) == bool(found)
+    where = "ledger/gamma.jsonl:3: round 1: it was shown "
+    assert all(problem.startswith(where + found) for problem in problems)
+
+
+def survivors_of_round(number):
+    """Two vectors came; what was hidden is with gamma."""
+    sharers = digest("sharers", number)
+    return Survivors(number, 1, CLIENTS, ("alpha", "beta"), sharers, digest("x"))
+
+
+@pytest.mark.parametrize("ended_round", [False, True])
+def test_a_roster_that_was_shown_is_in_the_servers_ledger_at_the_rounds_end(
+    tmp_path, ended_round
+):
+    run = begun_round(tmp_path)
+    run.clients["alpha"].shown(1)
+    if ended_round:
+        run.abort(1)
+    run.close_files()
+    found = check(tmp_path, unfinished=True).problems
+    assert [problem.what for problem in found] == ended_round * [
+        "round 1: it was shown another roster than the server recorded"
+    ]
+
+
 @pytest.mark.parametrize("committed", [True, False])
 @pytest.mark.parametrize("published", [True, False])
 def test_a_charge_outside_the_recorded_sharers_is_a_hidden_sum(

@@ -255,6 +255,16 @@ def test_nothing_is_proved_of_the_empty_tree_or_of_one_size_with_two_roots():
     refused(verify_inclusion, b"", 0, 0, [], EMPTY_ROOT)
 
 
+def test_a_smaller_size_is_not_proved_by_the_nodes_of_a_larger_tree():
+    """Of one tree all would verify: only the sizes say that the proof is too long."""
+    left, right = (leaf_hash(entry) for entry in ENTRIES[:2])
+    refused(verify_inclusion, ENTRIES[1], 0, 1, [left], KNOWN_ROOTS[2])
+    refused(verify_inclusion, ENTRIES[3], 1, 2, TREE.inclusion(3, 4), KNOWN_ROOTS[4])
+    refused(verify_consistency, 1, 1, right, KNOWN_ROOTS[2], [left])
+    refused(verify_consistency, 2, 1, KNOWN_ROOTS[2], KNOWN_ROOTS[2], [])
+    refused(verify_consistency, 4, 3, KNOWN_ROOTS[4], KNOWN_ROOTS[4], [])
+
+
 @pytest.mark.parametrize(
     "ask",
     [

@@ -691,6 +691,47 @@ def test_a_line_that_is_not_linked_to_the_one_before_is_refused(
     refuses_saying(one, data.splitlines(), 1, "not linked")
 
 
+@pytest.mark.parametrize("changes", [{"seq": 9}, {"prev": "77" * 32}])
+def test_no_later_line_is_needed_to_see_that_one_is_not_linked(watched, changes):
+    one = watched()
+    records = unconcerned(one)
+    records[-1] |= changes
+    data = forge(records, one.keys[SERVER], relink=False)
+    refuses_saying(one, data.splitlines(), 1, "not linked")
+
+
+def test_the_first_line_of_a_log_is_linked_to_nothing(watched):
+    one = watched()
+    records = payloads(one.path(SERVER))
+    records[0]["prev"] = "77" * 32
+    data = forge(records, one.keys[SERVER], relink=False)
+    refuses_saying(one, data.splitlines(), 0, "not linked")
+
+
+def test_the_log_of_another_run_under_the_name_of_this_one_is_refused(watched):
+    """The server signs the checkpoint for this run, and all lines are of another."""
+    one = watched()
+    records = payloads(one.path(SERVER))
+    for record in records:
+        record["run"] = "77" * 16
+    lines = forge(records, one.keys[SERVER]).splitlines()
+    refuses_saying(one, lines, 0, "another run, plan or roster")
+
+
+def test_what_another_hand_vouched_for_in_the_same_ledger_is_not_read_again(watched):
+    """What the ledger holds decides, and not what this object last saw."""
+    one = watched()
+    one.show()
+    first = one.witnesses[NAME]
+    one.witnesses[NAME] = one.open_witness(NAME)
+    one.round(1)
+    one.show()
+    one.witnesses[NAME] = first
+    one.round(2)
+    one.show()
+    assert sizes(one) == [1, 5, 9]
+
+
 def with_more(one, *kinds, **changes):
     """The server's lines, and records of these kinds behind them."""
     records = payloads(one.path(SERVER))
@@ -785,74 +826,105 @@ def test_a_roster_without_a_client_that_was_charged_is_refused(watched):
     assert refuses(one, EquivocationError, one.sealed(update))
 
 
-def split_cohort(one):
+def split_cohort(one, **shown):
     """Alpha is charged in a roster of its own, and the log lists it in the other.
 
     The server has signed a false roster, so that no name in a ledger contradicts it:
     alpha looks like a client whose vector came late.
     """
     one.show()
-    one.gather(1)
+    one.gather(1, shown={NAME: shown})
     one.clients[NAME].commit(1)
     one.publish(1, ("beta", "gamma"), ("alpha", "beta", "gamma"))
 
 
-SAW = {
+SHOWN = {
     "roster": {"roster_hash": digest("roster", "of alpha's half")},
-    "sharers": {
-        "roster_hash": digest("roster", 1),
-        "sharers_hash": digest("sharers", "of alpha's half"),
-    },
-    "survivors": {
-        "roster_hash": digest("roster", 1),
-        "sharers_hash": digest("sharers", 1),
-        "survivors_hash": digest("survivors", "of alpha's half"),
-    },
+    "sharers": {"sharers_hash": digest("sharers", "of alpha's half")},
+}
+SAW = {
+    "survivors": {"survivors_hash": digest("survivors", "of alpha's half")},
     "sum": {"sum_digest": digest("sum", "of alpha's half")},
 }
 
 
-@pytest.mark.parametrize("name", SAW)
-def test_a_client_of_a_hidden_half_sees_that_the_log_has_another_roster(watched, name):
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_client_of_a_hidden_half_sees_that_the_log_has_another_roster(
+    watched, name, restarted
+):
     one = watched()
-    split_cohort(one)
-    one.witnesses[NAME].saw(**SAW[name])
+    split_cohort(one, **SHOWN[name])
+    if restarted:
+        one.restart_client(NAME)
     update = one.log.updates([NAME])[NAME]
     added = refuses(one, EquivocationError, update)
     assert added == ["disputed", "refused"]
 
 
-def test_a_client_that_really_came_late_finds_what_it_saw(watched):
+@pytest.mark.parametrize("name", SAW)
+def test_a_client_sees_other_survivors_or_another_sum_than_it_was_shown(watched, name):
     one = watched()
     split_cohort(one)
-    witness = one.witnesses[NAME]
-    witness.saw(roster_hash=digest("roster", 1))
-    witness.saw(sharers_hash=digest("sharers", 1))
+    one.witnesses[NAME].saw(**SAW[name])
+    update = one.log.updates([NAME])[NAME]
+    assert refuses(one, EquivocationError, update) == ["disputed", "refused"]
+
+
+def test_what_was_seen_of_a_round_is_kept_as_it_comes(watched):
+    one = watched()
+    split_cohort(one)
+    one.witnesses[NAME].saw(**SAW["survivors"])
+    one.witnesses[NAME].saw(sum_digest=digest("sum", 1))
+    assert refuses(one, EquivocationError, one.log.updates([NAME])[NAME])
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_client_that_really_came_late_finds_what_it_saw(watched, restarted):
+    one = watched()
+    split_cohort(one)
+    if restarted:
+        one.restart_client(NAME)
     one.show()
     assert sizes(one) == [1, 5]
 
 
-@pytest.mark.parametrize(
-    ("seen", "found"),
-    [
-        ({"roster_hash": digest("roster", 1)}, False),
-        ({"sharers_hash": digest("sharers", 1)}, False),
-        ({"survivors_hash": digest("survivors", 1)}, True),
-        ({"sum_digest": digest("sum", 1)}, True),
-    ],
-)
-def test_what_was_shown_and_is_not_in_the_log_is_a_contradiction(watched, seen, found):
-    """The round was aborted after the roster; the sharers were not yet written down."""
+@pytest.mark.parametrize("restarted", [False, True])
+def test_an_aborted_round_has_the_roster_and_need_not_have_the_sharers(
+    watched, restarted
+):
+    """The server writes the sharers down with the survivors, and came to none."""
+    one = watched()
+    one.show()
+    one.gather(1, shown={NAME: {"sharers_hash": digest("sharers", "anything")}})
+    one.abort(1)
+    if restarted:
+        one.restart_client(NAME)
+    one.show()
+    assert sizes(one) == [1, 4]
+
+
+def test_an_attempt_without_the_roster_that_was_shown_is_a_contradiction(watched):
+    one = watched()
+    one.show()
+    one.gather(1, shown={NAME: {}})
+    one.abort(1)
+    records = payloads(one.path(SERVER))
+    kept = [record for record in records if record["kind"] != "roster"]
+    lines = forge(kept, one.keys[SERVER]).splitlines()
+    assert refuses(one, EquivocationError, one.sealed(one.update_of(lines, 1)))
+
+
+@pytest.mark.parametrize("seen", SAW)
+def test_what_was_seen_and_is_not_in_the_log_is_a_contradiction(watched, seen):
+    """The round was aborted after the roster."""
     one = watched()
     one.show()
     one.gather(1)
     one.abort(1)
-    one.witnesses[NAME].saw(**seen)
+    one.witnesses[NAME].saw(**SAW[seen])
     update = one.log.updates([NAME])[NAME]
-    if found:
-        assert refuses(one, EquivocationError, update)
-    else:
-        one.witnesses[NAME].check(update)
+    assert refuses(one, EquivocationError, update)
 
 
 @pytest.mark.parametrize("ended", [False, True])
@@ -986,7 +1058,7 @@ def test_lines_that_do_not_fit_the_checkpoint_are_refused(watched, change):
     assert refuses(one, FaultyServerError, one.sealed(bad)) == []
 
 
-@pytest.mark.parametrize("start", [3, 5])
+@pytest.mark.parametrize("start", [3, 5, 8])
 def test_a_log_that_begins_where_the_client_has_not_been_is_refused(watched, start):
     """All of it fits together; the client cannot tell whether it fits what it has."""
     one = watched()
@@ -994,6 +1066,10 @@ def test_a_log_that_begins_where_the_client_has_not_been_is_refused(watched, sta
     one.round(1)
     one.show(["beta"])
     one.round(2)
+    if start == 8:
+        # Beyond what the client has, and before it.
+        one.show()
+        start = 4
     update = one.update_of(one.lines(), start)
     assert refuses(one, FaultyServerError, one.sealed(update)) == []
 
