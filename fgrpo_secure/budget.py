@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from fgrpo_secure import __version__
 from fgrpo_secure.config import RunConfig
 from fgrpo_secure.errors import StateError
 from fgrpo_secure.folders import RunFolder
 from fgrpo_secure.overlap import claim_units, had_units
 from fgrpo_secure.secrets import existing_identity, private_directory
+from fgrpo_secure.software import software
 from privacy.contribution import registered_event
 from privacy.crypto import SigningKey
 from privacy.errors import BudgetExceededError, LedgerError
@@ -37,8 +37,6 @@ from privacy.ledger import (
 )
 from privacy.plan import Plan
 from privacy.randomness import system_entropy
-
-SOFTWARE = f"fgrpo-secure {__version__}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +251,7 @@ def _opening(
     opened = history.opened if isinstance(history.opened, ClientOpened) else None
     return ClientOpened(
         run=run,
-        software=SOFTWARE,
+        software=software(),
         plan=plan.to_json(),
         plan_digest=plan.digest_bytes,
         roster={who: k.raw for who, k in folder.roster(plan).items()},

@@ -14,7 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fgrpo_secure import __version__, commands, policy_commands, site_commands
+from fgrpo_secure import commands, policy_commands, site_commands
 from fgrpo_secure.errors import (
     FgrpoError,
     StateError,
@@ -107,7 +107,12 @@ def _parser() -> argparse.ArgumentParser:
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"fgrpo {__version__}")
+    parser.add_argument(
+        "--version",
+        action=_Version,
+        nargs=0,
+        help="show the version and the digest of the code, and exit",
+    )
     adding = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_init(adding)
     _add_check(adding)
@@ -461,6 +466,15 @@ def _add_audit(adding: Any) -> None:  # noqa: ANN401
         measured.set_defaults(command=commands.audit, audit=name)
 
 
+class _Version(argparse.Action):
+    """The digest is computed where it is asked for, and not for every command."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Print what runs."""
+        commands.print_version()
+        parser.exit()
+
+
 def _add_trust(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust",
@@ -490,3 +504,8 @@ def _rational(text: str) -> Fraction:
     except (InvalidOperation, ValueError, ZeroDivisionError, OverflowError):
         msg = f"{text!r} is not a number"
         raise argparse.ArgumentTypeError(msg) from None
+
+
+if __name__ == "__main__":
+    # `python -m fgrpo_secure.cli` would else do nothing and say that all is well.
+    sys.exit(main())

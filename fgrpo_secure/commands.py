@@ -314,6 +314,13 @@ def _again(options: argparse.Namespace, root: Path) -> str:
     return " ".join(words)
 
 
+def print_version() -> None:
+    """Say what runs, as a ledger does."""
+    from fgrpo_secure.software import software
+
+    print(software())
+
+
 def verify_ledgers(options: argparse.Namespace) -> int:
     """Check runs' folders and single ledger files."""
     from privacy.ledger import (

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fgrpo_secure.admission import Ask, admit, site_rules
-from fgrpo_secure.budget import SOFTWARE, check_budgets, check_pinned
+from fgrpo_secure.budget import check_budgets, check_pinned
 from fgrpo_secure.checkpoint import Checkpoint, write_checkpoint
 from fgrpo_secure.cohort import Cohort
 from fgrpo_secure.config import RunConfig
@@ -38,6 +38,7 @@ from fgrpo_secure.secrets import (
 )
 from fgrpo_secure.server import Server
 from fgrpo_secure.server_optimizer import OptimizerState
+from fgrpo_secure.software import software
 from fgrpo_secure.task import load_run_policy, public_size
 from fgrpo_secure.tracking import Tracking, tracked
 from privacy.contribution import registered_event
@@ -601,7 +602,7 @@ def open_server_ledger(
         ledger.append(
             ServerOpened(
                 run=system_entropy(HANDLE_BYTES),
-                software=SOFTWARE,
+                software=software(),
                 plan=plan.to_json(),
                 plan_digest=plan.digest_bytes,
                 roster={who: k.raw for who, k in folder.roster(plan).items()},

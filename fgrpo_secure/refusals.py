@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fgrpo_secure.budget import SOFTWARE
 from fgrpo_secure.errors import FgrpoError, said_by_system
 from fgrpo_secure.folders import RunFolder
 from fgrpo_secure.secrets import identity_key, private_directory
 from fgrpo_secure.site_policy import SitePolicyError
+from fgrpo_secure.software import software
 from privacy.errors import PrivacyError, RefusalError
 from privacy.ledger import (
     Declined,
@@ -142,7 +142,7 @@ def sign_refusal(
                 ledger.append(
                     Declined(
                         run=run,
-                        software=SOFTWARE,
+                        software=software(),
                         plan=plan.to_json(),
                         plan_digest=plan.digest_bytes,
                         roster=roster,

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TypeAlias
 
-from fgrpo_secure import __version__
 from fgrpo_secure.config import PROMPT
 from fgrpo_secure.gain import fixed_weight
 from fgrpo_secure.guarantee import from_whom, not_protected
 from fgrpo_secure.report.facts import ClientFacts, Refuted, RoundFacts, RunFacts
 from fgrpo_secure.report.words import FALSE_ALARMS, lifetime_limits, sentence
+from fgrpo_secure.software import software
 from privacy.accountant import TRANSFER_SLACK, delta_slack
 from privacy.attacker import Tradeoff
 from privacy.contribution import registered_event
@@ -351,7 +351,7 @@ def _evidence(facts: RunFacts) -> dict[str, Value]:
         "plan_digest": facts.plan.digest,
         "recipe_digest": facts.plan.recipe,
         "software_recorded": list(facts.software),
-        "software_of_this_report": f"fgrpo-secure {__version__}",
+        "software_of_this_report": software(),
         "versions": {name: _version(name) for name in ("dp-accounting", "numpy")},
         "code_commit": None,
         "server_ledger": {

@@ -9,8 +9,8 @@ from datetime import datetime
 
 import pytest
 
-from fgrpo_secure import __version__
 from fgrpo_secure.cli import main
+from fgrpo_secure.software import software
 from tests.end_to_end.program import ROOT, environment, write_config
 
 COMMANDS = (
@@ -47,7 +47,19 @@ def test_every_command_explains_itself(command, capsys):
 
 def test_the_version_is_printed(capsys):
     assert ended(["--version"]) == 0
-    assert capsys.readouterr().out == f"fgrpo {__version__}\n"
+    assert capsys.readouterr().out == f"{software()}\n"
+
+
+def test_the_module_of_the_commands_is_the_command_too(tmp_path):
+    """It would else end with 0, whatever it was asked to verify."""
+    asked = ["ledger", "verify", str(tmp_path)]
+    for module in ("fgrpo_secure", "fgrpo_secure.cli"):
+        command = [sys.executable, "-m", module, *asked]
+        done = subprocess.run(  # noqa: S603
+            command, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1, module
+        assert "plan.json: missing" in done.stdout
 
 
 def test_help_and_prices_answer_without_loading_torch():
