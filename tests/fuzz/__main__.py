@@ -14,7 +14,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["privacy"]):
+with atheris.instrument_imports(include=["privacy", "audits", "fgrpo_secure"]):
     from privacy.crypto import SIGNATURE_BYTES, SigningKey, VerifyKey
     from privacy.errors import BadSignatureError
     from tests.fuzz import seeds, targets

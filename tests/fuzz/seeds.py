@@ -23,6 +23,28 @@ from tests.privacy.secagg.harness import (
     play_until,
 )
 
+POLICY = b"""\
+[plan]
+units = ["prompt"]
+trust = ["distributed", "local"]
+least_clients = 4
+least_survivors = 3
+least_colluders = 1
+base_models = ["%(model)s"]
+[[data_set]]
+name = "north"
+epsilon = 4
+delta = 1e-5
+epsilon_for_life = 8.0
+delta_for_life = 1e-5
+[[reward]]
+name = "rewards.py:exact"
+sha256 = "%(file)s"
+[[task]]
+data_set = "north"
+rewards = ["rewards.py:exact"]
+approval = "ask"
+""" % {b"model": b"aa" * 32, b"file": b"bb" * 32}
 KINDS = {kind.LABEL.value: kind for kind in SIGNED}
 CLIENT = "client-001"
 
@@ -33,7 +55,7 @@ def seeds() -> Iterator[tuple[str, bytes]]:
     yield from _ledger_seeds()
     yield from _log_seeds()
     plan = canonical_json(make_plan().to_json())
-    for name in ("plan", "plan terms", "json"):
+    for name in ("plan", "plan terms", "json", "plan of both", "json of both"):
         yield name, plan
     yield "words", bytes(range(16))
     few = {"modulus_bits": 20, "norm_bound": 16, "noise_variance": 2**12}
@@ -142,13 +164,20 @@ def _log_seeds() -> Iterator[tuple[str, bytes]]:
         yield "log update", encode(update)
         yield "wire LogUpdate", encode(update)
         yield "note", update.note
+        yield "note of both", update.note
+        yield "log update followed", encode(update)
+    yield "remembered head", LOG.path("alpha").with_suffix(".jsonl.head").read_bytes()
+    yield "policy file", POLICY
     for name in ("alpha", "beta"):
         for line in LOG.path(name).read_bytes().splitlines():
             yield "ledger line", line
-            yield "ledger record", open_line(line).payload
+            for target in ("ledger record", "record of both", "json of both"):
+                yield target, open_line(line).payload
+    for line in LOG.lines():
+        yield "record of both", open_line(line).payload
     position = LOG.witnesses["alpha"].position()
-    yield "position", position
-    yield "note", position
+    for name in ("position", "position of nobody", "note", "note of both"):
+        yield name, position
 
 
 def main(group: str, folder: Path) -> None:

@@ -14,19 +14,25 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 
+from audits import verify_ledger as second
+from fgrpo_secure.errors import ConfigurationError
+from fgrpo_secure.site_policy import Facts, RewardFile, check, parse_policy
 from privacy.crypto import VerifyKey, check_agreement_public, sha256
 from privacy.errors import MalformedMessageError, PrivacyError
 from privacy.ledger.checkpoint import parse_note
 from privacy.ledger.envelope import GENESIS, PAYLOAD_TYPE, line_hash, open_line
+from privacy.ledger.fields import to_object
 from privacy.ledger.keyfiles import key_file_bytes, parse_key_file
 from privacy.ledger.log_update import LogUpdate
 from privacy.ledger.payload import decode_record, encode_record
+from privacy.ledger.remembered import parse_head
 from privacy.ledger.terms import read_terms
 from privacy.ledger.verify import examine
-from privacy.ledger.witness import Witness
+from privacy.ledger.witness import View, Witness
 from privacy.packing import pack, unpack
 from privacy.plan import SERVER, Plan
 from privacy.secagg import client as client_side
@@ -215,7 +221,7 @@ def watched_run() -> Watched:
 LOG = watched_run()
 
 
-def log_update(data: bytes) -> None:
+def log_update(data: bytes, view: View | None = None) -> None:
     """Whatever a hostile server signs as an update, before a client that writes it
     down nowhere: the ledger would grow with every input.
     """
@@ -228,12 +234,109 @@ def log_update(data: bytes) -> None:
     )
     signature = LOG.keys[SERVER].sign(Label.LOG_UPDATE, RUN, b"alpha", data)
     sealed = Writer().field(data).finish() + signature
-    Witness(still, LOG.keys["alpha"]).check(sealed)
+    witness = Witness(still, LOG.keys["alpha"])
+    witness._view = view
+    witness.check(sealed)
 
 
 def position(data: bytes) -> None:
     """Whatever a hostile client answers to a server that asks how far it is."""
     LOG.log.meet({"alpha": data})
+
+
+def followed_update(data: bytes) -> None:
+    """The same before a client whose process lived, and knows what the log had."""
+    log_update(data, LOG.witnesses["alpha"]._view)
+
+
+def position_of_nobody(data: bytes) -> None:
+    """Nobody but the clients of the run has a say in how far the log was seen."""
+    if LOG.log.take({"nobody": data, "beta": b""}) != ("beta", "nobody"):
+        msg = "an answer of nobody was kept"
+        raise AssertionError(msg)
+
+
+def remembered_heads(data: bytes) -> None:
+    same(canonical_json(to_object(parse_head(data))) + b"\n", data)
+
+
+def agree(ours: Callable[[], object], theirs: Callable[[], object]) -> None:
+    """The two verifiers read a thing alike, or both refuse it."""
+    read = []
+    for act, refusal in ((ours, PrivacyError), (theirs, second.BrokenError)):
+        try:
+            act()
+        except refusal:
+            read.append(False)
+        else:
+            read.append(True)
+    if read[0] != read[1]:
+        msg = f"the first verifier reads it: {read[0]}, the second: {read[1]}"
+        raise AssertionError(msg)
+
+
+def notes_of_both(data: bytes) -> None:
+    agree(lambda: parse_note(data), lambda: second.parse_note(data))
+
+
+def json_of_both(data: bytes) -> None:
+    agree(lambda: parse_canonical_json(data), lambda: second.parse_canonical(data))
+
+
+def records_of_both(data: bytes) -> None:
+    """What fits together in an outcome is a rule of its own in the second."""
+
+    def ours() -> None:
+        decode_record(parse_canonical_json(data))
+
+    def theirs() -> None:
+        value = second.parse_canonical(data)
+        second.require(isinstance(value, dict), 1, "no object")
+        role = value.get("role")
+        second.require(role in ("client", "server"), 1, "no role")
+        second.check_form(value, role)
+
+    if b'"kind":"outcome"' in data:
+        ours()
+        theirs()
+    else:
+        agree(ours, theirs)
+
+
+def plans_of_both(data: bytes) -> None:
+    value = parse_canonical_json(data)
+    if isinstance(value, dict):
+        agree(lambda: read_terms(value), lambda: second.check_plan(value))
+
+
+FACTS = Facts(
+    data_set="north",
+    unit="prompt",
+    trust="distributed",
+    epsilon=Decimal(2),
+    delta=Decimal("0.00001"),
+    cap_epsilon=Decimal(4),
+    cap_delta=Decimal("0.00001"),
+    kept=True,
+    clients=4,
+    min_survivors=3,
+    colluders=1,
+    base_model="aa" * 32,
+    rewards=(RewardFile("rewards.py:exact", "bb" * 32),),
+    approved=False,
+)
+
+
+def policy_files(data: bytes) -> None:
+    """Whatever a file says that somebody made an operator take for a policy."""
+    try:
+        policy = parse_policy(data.decode("utf-8"), "policy.toml")
+    except (UnicodeDecodeError, ConfigurationError):
+        return
+    for refusal in check(policy, FACTS):
+        if not (refusal.what and refusal.fix):
+            msg = "a refusal that says nothing"
+            raise AssertionError(msg)
 
 
 def plans(data: bytes) -> None:
@@ -389,6 +492,7 @@ PARSERS: dict[str, Target] = {
     "packed words": packed_words,
     "note": notes,
     "wire LogUpdate": record_target(LogUpdate),
+    "remembered head": remembered_heads,
 }
 STATES: dict[str, Target] = {
     "ledger file": raw_ledger_files,
@@ -404,6 +508,8 @@ STATES: dict[str, Target] = {
     "server words": server_words(),
     "log update": log_update,
     "position": position,
+    "log update followed": followed_update,
+    "position of nobody": position_of_nobody,
 }
 # What packed words and rotations are read by, to be fuzzed by themselves.
 TRAVEL: dict[str, Target] = {
@@ -412,7 +518,22 @@ TRAVEL: dict[str, Target] = {
     "plan terms": plan_terms,
     "server words": STATES["server words"],
 }
-GROUPS = {"parsers": PARSERS, "states": STATES, "travel": TRAVEL}
+# What the server's log is read by, and what both verifiers and a site read.
+LOGS: dict[str, Target] = {
+    "note": notes,
+    "wire LogUpdate": PARSERS["wire LogUpdate"],
+    "log update": log_update,
+    "log update followed": followed_update,
+    "position": position,
+    "position of nobody": position_of_nobody,
+    "remembered head": remembered_heads,
+    "note of both": notes_of_both,
+    "json of both": json_of_both,
+    "record of both": records_of_both,
+    "plan of both": plans_of_both,
+    "policy file": policy_files,
+}
+GROUPS = {"parsers": PARSERS, "states": STATES, "travel": TRAVEL, "logs": LOGS}
 
 
 def run_input(group: dict[str, Target], data: bytes) -> None:

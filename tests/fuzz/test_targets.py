@@ -4,11 +4,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.errors import PrivacyError
+from audits.verify_ledger import BrokenError
+from privacy.errors import MalformedMessageError, PrivacyError
 from tests.fuzz.seeds import main, seeds
-from tests.fuzz.targets import GROUPS, PARSERS, STATES, run_input, same
+from tests.fuzz.targets import GROUPS, LOGS, PARSERS, STATES, agree, run_input, same
 
-TARGETS = PARSERS | STATES
+TARGETS = PARSERS | STATES | LOGS
 SEEDS = tuple(seeds())
 
 
@@ -21,6 +22,20 @@ def test_every_target_has_a_seed_that_it_accepts():
 def test_a_target_that_writes_other_bytes_is_seen():
     with pytest.raises(AssertionError):
         same(b"a", b"b")
+
+
+def test_a_thing_that_one_verifier_reads_and_the_other_does_not_is_seen():
+    def refuse():
+        raise MalformedMessageError("no")
+
+    def refuse_too():
+        raise BrokenError(1, "no")
+
+    agree(refuse, refuse_too)
+    agree(bool, bool)
+    for pair in ((refuse, bool), (bool, refuse_too)):
+        with pytest.raises(AssertionError):
+            agree(*pair)
 
 
 def test_seeds_are_stored_under_the_number_of_their_target(tmp_path):
