@@ -251,7 +251,7 @@ def _facts(
     plan = Plan.from_json(own.opened.plan)
     finished = all(run.history.phase is Phase.CLOSED for run in runs.values())
     summary = _summary(folder)
-    log = max((r.head for r in report.roots), key=lambda h: h.size, default=None)
+    log = report.checkpoint
     limits = _Limits(plan, finished=finished)
     clients = tuple(
         _client(plan, ledgers[terms.name], runs[terms.name], report, limits, summary)

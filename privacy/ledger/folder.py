@@ -20,6 +20,7 @@ from privacy.crypto import VerifyKey
 from privacy.errors import LedgerError, MalformedMessageError
 from privacy.ledger.budget import Budget
 from privacy.ledger.chain import Problem, split_lines
+from privacy.ledger.checkpoint import Checkpoint
 from privacy.ledger.durable import UNFINISHED_SUFFIX
 from privacy.ledger.keyfiles import KEY_SUFFIX, parse_key_file
 from privacy.ledger.payload import plan_digest
@@ -67,6 +68,7 @@ class Report:
         budgets: what its data set has spent by the end of this run, in all runs.
         log_size: lines of the server's ledger.
         log_root: of the Merkle tree over them, if it could be read.
+        checkpoint: the last one of this run that was kept, None without one.
         cosigned: the largest size of it that each client cosigned.
         roots: all that the server signed of its log.
     """
@@ -80,6 +82,7 @@ class Report:
     budgets: Mapping[str, Budget] = field(default_factory=dict)
     log_size: int = 0
     log_root: bytes | None = None
+    checkpoint: Checkpoint | None = None
     cosigned: Mapping[str, int] = field(default_factory=dict)
     roots: Sequence[SignedRoot] = ()
 
@@ -139,6 +142,7 @@ class _Check:
             budgets=budgets,
             log_size=log.size,
             log_root=log.root,
+            checkpoint=log.checkpoint,
             cosigned=log.cosigned,
             roots=log.roots,
         )

@@ -66,6 +66,7 @@ class LogReport:
         problems: all that is wrong.
         size: lines of the server's ledger.
         root: of the tree over them, None where that ledger does not verify.
+        checkpoint: of the largest note, None without one.
         cosigned: the largest size that each client cosigned, by the notes.
         roots: all that the server signed, by the notes.
     """
@@ -73,6 +74,7 @@ class LogReport:
     problems: list[Problem] = field(default_factory=list)
     size: int = 0
     root: bytes | None = None
+    checkpoint: Checkpoint | None = None
     cosigned: dict[str, int] = field(default_factory=dict)
     roots: list[SignedRoot] = field(default_factory=list)
 
@@ -138,7 +140,8 @@ class _LogCheck:
         if not self._holds(head.size, head.root):
             what = f"not the root of the {head.size} lines of the server's ledger"
             self._note_problem(file, what, EquivocationError)
-        self._largest = max(self._largest, head.size)
+        if self.report.checkpoint is None or head.size > self._largest:
+            self.report.checkpoint, self._largest = head, head.size
         for one in note.signatures:
             if one.name in self._keys and one.name != SERVER:
                 self._cosignature(file, head, one)
@@ -148,7 +151,7 @@ class _LogCheck:
         for client in self._clients.values():
             for line, record in _checkpoints(client.run, Cosigned, Disputed):
                 if isinstance(record, Disputed):
-                    what = "it disputes the server's log, and refused the server"
+                    what = self._disputed(record)
                 elif not self._holds(record.size, record.root):
                     what = (
                         f"the server signed another history of {record.size} lines to "
@@ -157,6 +160,18 @@ class _LogCheck:
                 else:
                     continue
                 self._note_problem(client.file, what, EquivocationError, line)
+
+    def _disputed(self, record: Disputed) -> str:
+        """What to make of a dispute: who lies is for the reader to say, by this."""
+        what = (
+            "it disputes the server's log, and refused the server; the checkpoint is "
+        )
+        if self._holds(record.size, record.root):
+            return what + (
+                "that of the server's ledger, so that a round in it must contradict "
+                "this ledger, or the dispute is a false one"
+            )
+        return what + f"not of the {record.size} lines of the server's ledger"
 
     def last(self, notes: Mapping[str, bytes], *, unfinished: bool) -> None:
         """Check that the last note is there, and what it should be."""

@@ -477,7 +477,7 @@ def test_a_round_that_would_pass_the_cap_is_refused_in_writing_before_any_draw(
     assert one.round(2).published
     assert NAME not in drawn
     assert set(drawn) == set(one.names) - {NAME}
-    assert one.kinds(NAME)[-3:] == ["joined", "refused", "outcome"]
+    assert one.kinds(NAME)[-4:] == ["joined", "shown", "refused", "outcome"]
     refused, outcome = one.records(NAME)[-2:]
     assert (refused["round"], refused["reason"]) == (2, "budget_exceeded")
     assert (outcome["status"], outcome["reason"]) == ("missed", "budget_exceeded")

@@ -18,6 +18,7 @@ from privacy.errors import (
 )
 from privacy.ledger import durable, shared_log
 from privacy.ledger.checkpoint import (
+    Checkpoint,
     Note,
     log_origin,
     parse_note,
@@ -27,12 +28,13 @@ from privacy.ledger.codes import Reason, Role, Status
 from privacy.ledger.envelope import open_line
 from privacy.ledger.log_update import open_update
 from privacy.ledger.merkle import Tree
-from privacy.ledger.records import Cosigned, Moved, Refused
+from privacy.ledger.records import Cosigned, Moved, Refused, Roster, RoundOpened
 from privacy.plan import SERVER
 from privacy.wire import Writer
 from tests.privacy.ledger.synthetic import (
     CLIENTS,
     RUN,
+    adapter_before,
     digest,
     forge,
     make_key,
@@ -1120,6 +1122,47 @@ def test_a_ledger_that_forgot_its_charge_is_refused_by_the_head_in_the_log(watch
     update = one.shown_to(NAME)
     assert parse_note(update.cosigned).checkpoint.size == 1
     assert refuses(one, RollbackError, one.sealed(update)) == ["refused"]
+
+
+def test_a_ledger_that_holds_the_joining_alone_has_forgotten_its_charge(watched):
+    """That is a rollback and no lie of the server, which would end it for good."""
+    one = watched()
+    one.show()
+    before = adapter_before(1)
+    one.server.append(RoundOpened(1, 1, digest("offer", 1), before))
+    for name in CLIENTS:
+        one.clients[name].join(1)
+    saved = one.save(NAME)
+    one.server.append(Roster(1, 1, CLIENTS, digest("roster", 1)))
+    for name in CLIENTS:
+        one.clients[name].intent(1)
+    one.publish(1, CLIENTS)
+    one.restart_client(NAME, before=saved)
+    assert refuses(one, RollbackError, one.log.updates([NAME])[NAME]) == ["refused"]
+    assert reasons(one) == ["rollback"]
+
+
+def test_what_a_ledger_holds_of_an_earlier_run_is_not_of_this_log(tmp_path):
+    """Its rounds, its checkpoints, and how far the earlier log was seen."""
+    earlier = b"an earlier run.."
+
+    class Second(Watched):
+        def open(self, **changes):
+            head = Checkpoint(log_origin(earlier), 99, bytes(32))
+            signed = sign_checkpoint(head, head.origin, self.keys[SERVER])
+            for client in self.clients.values():
+                client.open(self.roster, run=earlier, **changes)
+                client.ledger.append(Cosigned(99, head.root, signed.signature))
+                client.join(3)
+                client.outcome(3, Status.MISSED, Reason.DEADLINE)
+                client.close()
+            super().open(**changes)
+
+    one = Second(tmp_path / "run")
+    assert one.witnesses[NAME].position() == b""
+    one.watched_rounds()
+    assert sizes(one) == [99, 1, 5, 8, 12]
+    one.close_files()
 
 
 def test_a_ledger_that_forgot_a_charge_of_an_aborted_round_is_refused(watched):

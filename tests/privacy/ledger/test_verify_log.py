@@ -17,14 +17,23 @@ from privacy.ledger import (
     verify_run,
 )
 from privacy.ledger.checkpoint import (
+    Checkpoint,
     Note,
     log_origin,
     parse_note,
     sign_checkpoint,
 )
 from privacy.ledger.merkle import Tree
+from privacy.ledger.records import Cosigned, Disputed
 from privacy.plan import SERVER
-from tests.privacy.ledger.synthetic import CLIENTS, forge, make_key, payloads, price
+from tests.privacy.ledger.synthetic import (
+    CLIENTS,
+    SyntheticRun,
+    forge,
+    make_key,
+    payloads,
+    price,
+)
 from tests.privacy.ledger.watched import ORIGIN, Watched
 
 LAST = "ledger/checkpoint"
@@ -94,6 +103,27 @@ def test_a_run_whose_log_nobody_cosigned_verifies_without_notes(honest_run):
     report = check(honest_run)
     assert report.ok
     assert report.cosigned == {}
+
+
+def test_the_last_checkpoint_is_that_of_this_run_and_of_no_earlier_one(run, tmp_path):
+    """A client's ledger may hold a checkpoint of a longer log, of another run."""
+    assert check(run).checkpoint.size == 13
+    one = SyntheticRun(tmp_path)
+    earlier = b"an earlier run.."
+    head = Checkpoint(log_origin(earlier), 99, bytes(32))
+    signature = sign_checkpoint(head, head.origin, one.keys[SERVER]).signature
+    for client in one.clients.values():
+        client.open(one.roster, run=earlier)
+        client.ledger.append(Cosigned(head.size, head.root, signature))
+        client.close()
+    one.open()
+    one.rounds()
+    one.finish()
+    one.close_files()
+    report = check(tmp_path)
+    assert report.ok, report.problems
+    assert report.checkpoint is None
+    assert max(root.head.size for root in report.roots) == 99
 
 
 def test_a_missing_cosignature_is_no_problem_and_is_shown(run):
@@ -474,7 +504,21 @@ def test_a_client_that_refused_the_server_is_a_problem(tmp_path):
         one.witnesses["beta"].check(one.sealed(one.update_of(lines, 1), "beta"))
     one.close_files()
     found = problems(one.directory, unfinished=True)
-    assert [problem for problem in found if "disputes the server's log" in problem]
+    (problem,) = [each for each in found if "disputes the server's log" in each]
+    assert "not of the 4 lines of the server's ledger" in problem
+
+
+def test_a_dispute_of_what_the_servers_ledger_holds_is_shown_as_that(tmp_path):
+    """A client can say what it likes; the server's signature does not make it so."""
+    one = Watched(tmp_path / "run")
+    one.show()
+    kept = one.clients["beta"].ledger.history.checked[-1]
+    signature = one.clients["beta"].ledger.entries[-1].record.signature
+    one.clients["beta"].ledger.append(Disputed(*kept, signature))
+    one.close_files()
+    (problem,) = problems(one.directory, unfinished=True)
+    assert problem.startswith("ledger/beta.jsonl:3: it disputes the server's log")
+    assert "or the dispute is a false one" in problem
 
 
 # Lost lines.
