@@ -9,8 +9,10 @@ installed, the figures by PLD are computed again too; if it is not, the output s
 
 Each finding names a file, a line, and the number of the rule that is broken, as counted
 in docs/ledger.md under "What a verifier checks". The parts below stand in the order in
-which an auditor would work: text, signatures, the log, records, prices, one ledger, the
-folder, several cohorts, several folders.
+which an auditor would work: text, signatures, the log, records, prices, one ledger,
+two accounts of one round, the folder, several cohorts, several folders. Each rests on
+those above it, so that the file can be read from its first line to its last. Who would
+rather begin with the whole begins with `Folder.check`.
 
 Exit status: 0 it verifies, 1 it does not, 2 there is nothing that could be verified.
 """
@@ -584,6 +586,13 @@ def claimed(spend: Record) -> Decimal:
     return Decimal(spend[f"epsilon_{spend.get('claimed', claim_of(spend))}"])
 
 
+def same_spend(first: Record, second: Record) -> bool:
+    """Whether two say the same; a delta is compared as a number."""
+    rest = {"delta": None}
+    same_delta = Decimal(first["delta"]) == Decimal(second["delta"])
+    return same_delta and first | rest == second | rest
+
+
 # --- One ledger: rules 1 to 10 --------------------------------------------------------
 
 # What must hold, the rule (or, beside another ledger, the line), and what is wrong.
@@ -615,6 +624,9 @@ def check_plan(plan: Record) -> None:
     require(plan["trust"] in {"distributed", "local"}, 3, "a trust that is none")
     steps = (plan["local_steps"], plan["inner_steps"])
     require(plan["trust"] == "local" or steps == (1, 1), 3, "steps without local trust")
+
+
+NOTHING: Record = {"charges": 0, "epsilon_pld": "0", "epsilon_rdp": "0"}
 
 
 class Attempt(dict[int, Record]):
@@ -654,9 +666,6 @@ class Run:
         self.cosigned: dict[int, tuple[int, str]] = {}
         self.disputed: list[int] = []
         self.last_line, self.closed = 0, False
-
-
-NOTHING: Record = {"charges": 0, "epsilon_pld": "0", "epsilon_rdp": "0"}
 
 
 class Ledger:
@@ -968,7 +977,87 @@ class Ledger:
             yield same, 9, "lifetime is not that of the last intent"
 
 
-# --- The folder: rules 11 to 16 -------------------------------------------------------
+# --- Two accounts of one round: rule 13 -----------------------------------------------
+
+
+def compare(server: Ledger, client: Ledger, ours: Run, *, unfinished: bool) -> Checks:
+    """Rule 13 for one client: what does not hold, by the client's line."""
+    theirs = server.run
+    for number, wrote in ours.attempts.items():
+        known = number in theirs.attempts
+        yield known, min(wrote), "the server's ledger does not have this attempt"
+    for number, told in theirs.attempts.items():
+        wrote = ours.attempts.get(number)
+        survived = client.party in (told.said("survivors", "survivors") or [])
+        if wrote is None:
+            away = client.party not in (told.said("roster", "members") or [])
+            yield away, 0, f"it never joined round {number[0]}, whose roster it is in"
+            continue
+        yield from compare_charge(client, told, wrote, survived=survived)
+        line, outcome = wrote.find("outcome")
+        yield outcome or unfinished, line, "an attempt without an outcome"
+        if outcome:
+            end_line, end = told.find("published", "aborted")
+            heads = server.heads[end_line - 1 :] if end else []
+            for holds, text in compare_outcome(outcome, end, heads):
+                yield holds, line, text
+
+
+def compare_charge(
+    client: Ledger, told: Attempt, wrote: Attempt, *, survived: bool
+) -> Checks:
+    """Rule 13: what was joined, shown, charged and committed, beside the server's."""
+    line, joined = wrote.find("joined")
+    for name in ("offer_digest", "adapter_digest"):
+        same = joined[name] == told.said("round_opened", name)
+        yield same, line, f"{name} is not the server's"
+    line, shown = wrote.find("shown")
+    end = told.find("published", "aborted")[1]
+    for kind, name in (("roster", "roster_hash"), ("survivors", "sharers_hash")):
+        # The roster was written before it was shown, and the sharers after it.
+        late = not told.find(kind)[1] and (kind == "survivors" or not end)
+        same = not shown or late or told.said(kind, name) == shown[name]
+        yield same, line, f"{name} is not the server's"
+    line, sent = wrote.find("intent", "commit")
+    for kind, name in (("roster", "members"), ("survivors", "sharers")):
+        among = not told.find(kind)[1] or client.party in told.said(kind, name)
+        yield among or not sent, line, f"charged, and not among the server's {name}"
+    committed = wrote.find("commit")[1]
+    yield committed or not survived, line, "counted by the server without a commit"
+    head = (told.said("published", "heads") or {}).get(client.party)
+    own = {client.heads[at - 1] for at in wrote if wrote[at]["kind"] != "outcome"}
+    known = head is None or head in own
+    yield known, min(wrote), "the head that the server received is of no line here"
+
+
+def compare_outcome(
+    outcome: Record, end: Record, heads: list[str]
+) -> Iterator[tuple[object, str]]:
+    """Rule 13: a client's outcome beside the record that ends the attempt."""
+    published, status = end.get("kind") == "published", outcome["status"]
+    if outcome["survivors"]:
+        names = ("survivors", "adapter_digest", "transcript")
+        wrote = [outcome[name] for name in names]
+        told = [end.get(name) for name in ("survivors", "adapter_after", "transcript")]
+        yield wrote == told, "survivors, adapter or transcript are not the server's"
+    yield status != "aborted" or not published, "aborted, and the server published"
+    head, reports = outcome["server_head"], heads[:1] if status == "aborted" else heads
+    yield head is None or head in reports, "server_head is of no line that reports this"
+
+
+# --- The folder: rules 11, 12, 14 and 16 ----------------------------------------------
+
+
+def same_number(value: object, true: Decimal) -> bool:
+    """Whether a JSON number is this decimal, or the double nearest to it."""
+    if true == INFINITY:
+        return value is None or value == "infinity"
+    if type(value) not in {int, Decimal}:
+        return False
+    try:
+        return value == true or float(value) == float(true)
+    except OverflowError:
+        return False
 
 
 MOST_LEDGER_BYTES, MOST_FILE_BYTES = 2**30, 2**24
@@ -1217,90 +1306,6 @@ def compare_summary(
         yield told.get(name, known) == known, f"{name} is another in the ledgers"
 
 
-def same_spend(first: Record, second: Record) -> bool:
-    """Whether two say the same; a delta is compared as a number."""
-    rest = {"delta": None}
-    same_delta = Decimal(first["delta"]) == Decimal(second["delta"])
-    return same_delta and first | rest == second | rest
-
-
-def same_number(value: object, true: Decimal) -> bool:
-    """Whether a JSON number is this decimal, or the double nearest to it."""
-    if true == INFINITY:
-        return value is None or value == "infinity"
-    if type(value) not in {int, Decimal}:
-        return False
-    try:
-        return value == true or float(value) == float(true)
-    except OverflowError:
-        return False
-
-
-def compare(server: Ledger, client: Ledger, ours: Run, *, unfinished: bool) -> Checks:
-    """Rule 13 for one client: what does not hold, by the client's line."""
-    theirs = server.run
-    for number, wrote in ours.attempts.items():
-        known = number in theirs.attempts
-        yield known, min(wrote), "the server's ledger does not have this attempt"
-    for number, told in theirs.attempts.items():
-        wrote = ours.attempts.get(number)
-        survived = client.party in (told.said("survivors", "survivors") or [])
-        if wrote is None:
-            away = client.party not in (told.said("roster", "members") or [])
-            yield away, 0, f"it never joined round {number[0]}, whose roster it is in"
-            continue
-        yield from compare_charge(client, told, wrote, survived=survived)
-        line, outcome = wrote.find("outcome")
-        yield outcome or unfinished, line, "an attempt without an outcome"
-        if outcome:
-            end_line, end = told.find("published", "aborted")
-            heads = server.heads[end_line - 1 :] if end else []
-            for holds, text in compare_outcome(outcome, end, heads):
-                yield holds, line, text
-
-
-def compare_charge(
-    client: Ledger, told: Attempt, wrote: Attempt, *, survived: bool
-) -> Checks:
-    """Rule 13: what was joined, shown, charged and committed, beside the server's."""
-    line, joined = wrote.find("joined")
-    for name in ("offer_digest", "adapter_digest"):
-        same = joined[name] == told.said("round_opened", name)
-        yield same, line, f"{name} is not the server's"
-    line, shown = wrote.find("shown")
-    end = told.find("published", "aborted")[1]
-    for kind, name in (("roster", "roster_hash"), ("survivors", "sharers_hash")):
-        # The roster was written before it was shown, and the sharers after it.
-        late = not told.find(kind)[1] and (kind == "survivors" or not end)
-        same = not shown or late or told.said(kind, name) == shown[name]
-        yield same, line, f"{name} is not the server's"
-    line, sent = wrote.find("intent", "commit")
-    for kind, name in (("roster", "members"), ("survivors", "sharers")):
-        among = not told.find(kind)[1] or client.party in told.said(kind, name)
-        yield among or not sent, line, f"charged, and not among the server's {name}"
-    committed = wrote.find("commit")[1]
-    yield committed or not survived, line, "counted by the server without a commit"
-    head = (told.said("published", "heads") or {}).get(client.party)
-    own = {client.heads[at - 1] for at in wrote if wrote[at]["kind"] != "outcome"}
-    known = head is None or head in own
-    yield known, min(wrote), "the head that the server received is of no line here"
-
-
-def compare_outcome(
-    outcome: Record, end: Record, heads: list[str]
-) -> Iterator[tuple[object, str]]:
-    """Rule 13: a client's outcome beside the record that ends the attempt."""
-    published, status = end.get("kind") == "published", outcome["status"]
-    if outcome["survivors"]:
-        names = ("survivors", "adapter_digest", "transcript")
-        wrote = [outcome[name] for name in names]
-        told = [end.get(name) for name in ("survivors", "adapter_after", "transcript")]
-        yield wrote == told, "survivors, adapter or transcript are not the server's"
-    yield status != "aborted" or not published, "aborted, and the server published"
-    head, reports = outcome["server_head"], heads[:1] if status == "aborted" else heads
-    yield head is None or head in reports, "server_head is of no line that reports this"
-
-
 # --- The cohorts of one run: rules 17 to 20 -------------------------------------------
 
 OWN_TERMS = {"clients", "min_survivors", "colluders"}
@@ -1516,14 +1521,14 @@ def report(folder: Folder) -> Record:
     }
 
 
-def plain(line: str) -> str:
+def printable(line: str) -> str:
     """A line for a terminal, in which the name of a file can do nothing else."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def words(told: Record) -> str:
     """The same for people."""
-    return "\n".join(map(plain, _lines(told)))
+    return "\n".join(map(printable, _lines(told)))
 
 
 def _lines(told: Record) -> list[str]:

@@ -457,6 +457,29 @@ def test_it_has_every_rule_of_the_page_and_no_other():
     assert numbers == {case["rule"] for case in CASES["bad"]}
 
 
+def test_it_can_be_read_from_the_top():
+    """No part uses a name that only a later part defines."""
+    text = SCRIPT.read_text("utf-8")
+    tree = ast.parse(text)
+    starts = [n for n, line in enumerate(text.splitlines(), 1) if line[:5] == "# ---"]
+    assert len(starts) > 8
+
+    def part(line):
+        return sum(start < line for start in starts)
+
+    defined = {}
+    for node in tree.body:
+        names = [getattr(node, "name", None)]
+        targets = getattr(node, "targets", [getattr(node, "target", None)])
+        for target in filter(None, targets):
+            names += [n.id for n in ast.walk(target) if isinstance(n, ast.Name)]
+        for name in filter(None, names):
+            defined.setdefault(name, part(node.lineno))
+    used = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    early = {n.id for n in used if part(n.lineno) < defined.get(n.id, 0)}
+    assert early == set()
+
+
 def test_it_imports_the_standard_library_and_one_package():
     """And `dp_accounting`, where that is installed, inside of one function."""
     tree = ast.parse(SCRIPT.read_bytes())
