@@ -4,7 +4,7 @@ import pytest
 
 from fgrpo_secure.errors import FgrpoError
 from fgrpo_secure.terms import round_terms
-from privacy.errors import PrivacyError, ReplayError
+from privacy.errors import PrivacyError
 from privacy.secagg.server import open_round
 from privacy.wire import Reader, Writer
 from tests.app.federation import RUN
@@ -194,23 +194,6 @@ def test_a_round_beyond_the_plan_is_refused_and_the_refusal_recorded(federation)
     # The number alone was wrong: the plan's last round is joined.
     client.handle("offer", offer_of(one, one.plan.rounds, one.server.adapter))
     assert one.kinds(NAME)[-1] == "joined"
-
-
-def test_an_offer_that_is_replayed_without_end_does_not_fill_the_ledger(federation):
-    """The server signed it once; whoever carries messages can send it for ever."""
-    one = federation(names=TRIO)
-    client = one.exchange.clients[NAME]
-    old = offer_of(one, 1, one.server.adapter)
-    one.round(1)
-    before = one.kinds(NAME)
-    for _ in range(3):
-        with pytest.raises(ReplayError):
-            client.handle("offer", old)
-    assert one.kinds(NAME) == [*before, "refused"]
-    assert one.round(2).published
-    with pytest.raises(ReplayError):
-        client.handle("offer", old)
-    assert one.kinds(NAME).count("refused") == 2
 
 
 def test_a_round_number_that_nobody_signed_writes_no_refusal(federation):
