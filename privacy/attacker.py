@@ -5,21 +5,24 @@ false alarms, the absent units that it takes for present, and misses. A mechanis
 (epsilon, delta)-private at many pairs at once, its privacy profile, and every one of
 them limits every test. Together they limit it exactly as far as the privacy loss
 distribution does.
+
+Over runs that were chosen one after another there is no such distribution. What the
+filter holds is the Renyi divergence at one order, and that limits every test too.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
 from privacy.accountant import delta_profile
 from privacy.errors import UnsupportedEventError
 from privacy.events import Event, Real
-from privacy.renyi import epsilon_from_curve, summed_curve
+from privacy.renyi import divergence_allowed, epsilon_from_curve, summed_curve
 
 # A test is limited by the pair at its own likelihood ratio. No false alarm rate from
 # 1e-5 on needs a larger one than the last, and between two neighbours little is lost.
@@ -27,6 +30,12 @@ _EPSILONS: Final = np.linspace(0.0, 12.0, 481)
 
 # Where there is no distribution, Renyi divergence has an epsilon at each of these.
 _DELTAS: Final = np.geomspace(1e-9, 0.5, 60)
+
+# Halving an interval of length 1 as often as this leaves nothing that a float shows.
+_HALVINGS: Final = 80
+
+# Far above what the floats of a sum and of its logarithm err by.
+_DIVERGENCE_SLACK: Final = 1e-9
 
 # Euler's number to a higher power than this is no float.
 _GREATEST_EXPONENT: Final = 700.0
@@ -77,6 +86,80 @@ class Tradeoff:
         return most
 
 
+@dataclass(frozen=True, slots=True)
+class RenyiLimit:
+    """A Renyi divergence that no two neighbours exceed, in either direction.
+
+    Attributes:
+        order: an integer, at least 2.
+        divergence: most that it is at that order, at least 0.
+    """
+
+    order: int
+    divergence: float
+
+    def found(self, false_alarms: float) -> float:
+        """Most of the present units that a test finds.
+
+        Args:
+            false_alarms: share of the absent units that it takes for present.
+
+        Guarantee:
+            No test does better, whichever of the two data sets is called present, and
+            some pair of laws with that divergence has a test that does as well.
+
+        Source: van Erven and Harremoes, 2014, theorem 9: what a test says diverges by
+        no more than what it looked at.
+        """
+        if not 0.0 < false_alarms < 1.0:
+            return false_alarms
+        return self._largest(false_alarms, lambda _: false_alarms)
+
+    @property
+    def accuracy(self) -> float:
+        """Most right guesses where present and absent are equally likely, 0.5 to 1.
+
+        What tests achieve is convex, and the same with present and absent exchanged, so
+        that the best guess errs on both equally often.
+        """
+        return self._largest(0.5, lambda found: 1.0 - found)
+
+    def _largest(self, least: float, alarms: Callable[[float], float]) -> float:
+        """The share found above which the divergence would be larger than it is."""
+        low, high = least, 1.0
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            if self._allows(middle, alarms(middle)):
+                low = middle
+            else:
+                high = middle
+        return high
+
+    def _allows(self, found: float, alarms: float) -> bool:
+        most = (self.order - 1) * (self.divergence + _DIVERGENCE_SLACK)
+        both = (found, alarms), (alarms, found)
+        return all(_log_moment(one, other, self.order) <= most for one, other in both)
+
+
+Limits: TypeAlias = Tradeoff | RenyiLimit
+
+
+def _log_moment(one: float, other: float, order: int) -> float:
+    """Of two laws on two outcomes: the divergence, times the order less one."""
+    parts = []
+    for mine, theirs in ((one, other), (1.0 - one, 1.0 - other)):
+        if theirs <= 0.0:
+            # What the other never says gives it away.
+            parts.append(math.inf if mine > 0.0 else -math.inf)
+        elif mine > 0.0:
+            ratio = math.log(mine) - math.log(theirs)
+            parts.append(math.log(mine) + (order - 1) * ratio)
+    most = max(parts)
+    if math.isinf(most):
+        return most
+    return most + math.log(math.fsum(math.exp(part - most) for part in parts))
+
+
 # No noise, and so nothing that would limit anybody.
 NO_LIMIT: Final = Tradeoff(())
 
@@ -98,6 +181,23 @@ def worst(tradeoffs: Sequence[Tradeoff]) -> Tradeoff:
         ]
         pairs.append((at, max(known)))
     return Tradeoff(tuple(pairs))
+
+
+def filter_limit(order: int, epsilon: Real, delta: Real) -> Limits:
+    """What a Renyi filter leaves to an attacker on all runs that it let through.
+
+    Args:
+        order: at which the filter counts, fixed before the first run.
+        epsilon: the cap that it holds them to; infinite ones hold nothing.
+        delta: at which.
+
+    Guarantee:
+        However the runs were chosen, no test on all of them together does better, and
+        none of these bounds is above that of the one pair (epsilon, delta).
+    """
+    if math.isinf(epsilon):
+        return NO_LIMIT
+    return RenyiLimit(order, divergence_allowed(order, epsilon, delta))
 
 
 def tradeoff(events: Mapping[Event, int], delta: Real) -> Tradeoff:

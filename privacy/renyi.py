@@ -111,14 +111,29 @@ def epsilon_at_order(counts: Counts, order: int, delta: Real) -> float:
 
     Source: Feldman and Zrnic, NeurIPS 2021, theorem 3.1 (the Renyi filter).
     """
-    if order not in ORDERS:
-        msg = f"order {order} is not among the integer orders 2 to 256"
-        raise UnsupportedEventError(msg)
-    checked, place = checked_delta(delta), order - int(ORDERS[0])
+    checked, place = checked_delta(delta), _place_of(order)
     charges = [count * float(rdp_curve(event)[place]) for event, count in counts]
     if not any(charges):
         return 0.0
     return max(0.0, math.fsum([*charges, float(_conversions(checked)[place])]))
+
+
+def divergence_allowed(order: int, epsilon: Real, delta: Real) -> float:
+    """What the divergences may sum to at one order where the filter allows epsilon.
+
+    Args:
+        order: 2 to 256.
+        epsilon: what `epsilon_at_order` gives at most, finite.
+        delta: at which it does.
+
+    Returns:
+        The sum that converts to that epsilon; 0 where the conversion alone is above it.
+
+    Raises:
+        UnsupportedEventError: an order or a delta out of range.
+    """
+    conversion = _conversions(checked_delta(delta))[_place_of(order)]
+    return max(0.0, float(epsilon) - float(conversion))
 
 
 def filter_order(event: Event, epsilon: Real, delta: Real) -> int:
@@ -136,6 +151,18 @@ def filter_order(event: Event, epsilon: Real, delta: Real) -> int:
     admitted = budgets / rdp_curve(event)
     rounded = [float(f"{number:.{_ORDER_DIGITS - 1}e}") for number in admitted]
     return int(ORDERS[int(np.argmax(rounded))])
+
+
+def _place_of(order: int) -> int:
+    """Where an order's value stands in a curve.
+
+    Raises:
+        UnsupportedEventError: it is not among the orders.
+    """
+    if order not in ORDERS:
+        msg = f"order {order} is not among the integer orders 2 to 256"
+        raise UnsupportedEventError(msg)
+    return order - int(ORDERS[0])
 
 
 @lru_cache(maxsize=16)

@@ -9,10 +9,22 @@ import pytest
 
 from privacy import accountant
 from privacy.accountant import delta_profile, delta_slack, epsilon_pld
-from privacy.attacker import NO_LIMIT, Tradeoff, tradeoff, worst
+from privacy.attacker import (
+    NO_LIMIT,
+    RenyiLimit,
+    Tradeoff,
+    filter_limit,
+    tradeoff,
+    worst,
+)
 from privacy.errors import UnsupportedEventError
 from privacy.events import Event
-from privacy.renyi import epsilon_from_curve, summed_curve
+from privacy.renyi import (
+    epsilon_at_order,
+    epsilon_from_curve,
+    filter_order,
+    summed_curve,
+)
 
 NORMAL = NormalDist()
 RATES = (1e-4, 1e-3, 1e-2, 0.1, 0.5)
@@ -166,3 +178,85 @@ def test_without_a_distribution_the_renyi_divergence_bounds(monkeypatch):
         assert found.found(0.01) <= pair.found(0.01) + 0.02
     for rate in RATES:
         assert whole.found(rate) <= found.found(rate) < 1
+
+
+# Several runs under a Renyi filter.
+
+
+@pytest.mark.parametrize("order", [2, 5, 30, 256])
+@pytest.mark.parametrize("mean", [0.05, 0.5, 2.0])
+def test_a_renyi_divergence_never_limits_a_gaussian_test_too_much(order, mean):
+    """Two normal laws `mean` apart diverge by order mean^2 / 2, at every order."""
+    limit = RenyiLimit(order, order * mean**2 / 2)
+    assert limit.accuracy >= NORMAL.cdf(mean / 2)
+    for rate in RATES:
+        assert limit.found(rate) >= gaussian(rate, mean)
+
+
+@pytest.mark.parametrize(("order", "divergence"), [(2, 0.01), (3, 1.0), (20, 1.6)])
+def test_a_renyi_limit_is_met_by_some_two_laws_and_passed_by_none(order, divergence):
+    limit = RenyiLimit(order, divergence)
+
+    def diverges(one, other):
+        moment = sum(
+            a**order * b ** (1 - order) for a, b in ((one, other), (1 - one, 1 - other))
+        )
+        return math.log(moment) / (order - 1)
+
+    for rate in RATES:
+        found = limit.found(rate)
+        assert rate < found < 1
+        worst_way = max(diverges(found, rate), diverges(rate, found))
+        assert worst_way == pytest.approx(divergence, rel=1e-6)
+        for more in np.linspace(found, 1, 50)[1:-1]:
+            assert max(diverges(more, rate), diverges(rate, more)) > divergence
+    rates = np.linspace(1e-4, 0.9999, 4001)
+    best = max((1 + limit.found(rate) - rate) / 2 for rate in rates)
+    assert best <= limit.accuracy + 1e-9
+    assert limit.accuracy < best + 1e-4
+
+
+@pytest.mark.parametrize(
+    ("order", "cap", "delta"),
+    [(4, 20.0, 1e-4), (20, 2.0, 1e-5), (60, 0.5, 1e-5), (8, 8.0, 1e-6)],
+)
+def test_what_the_filter_leaves_is_within_the_one_pair_and_below(order, cap, delta):
+    pair = Tradeoff(((cap, delta),))
+    found = filter_limit(order, cap, delta)
+    assert found.accuracy <= pair.accuracy
+    for rate in RATES:
+        assert found.found(rate) <= pair.found(rate)
+    if cap <= 2:
+        assert found.accuracy < 0.97 * pair.accuracy
+        assert found.found(1e-2) < 0.97 * pair.found(1e-2)
+
+
+def test_the_filter_leaves_at_least_what_the_charges_that_it_let_through_give_away():
+    event = Event(Fraction(1, 10), 1.0)
+    cap = 3.0
+    order = filter_order(event, cap, DELTA)
+    rounds = 1
+    while epsilon_at_order([(event, rounds + 1)], order, DELTA) <= cap:
+        rounds += 1
+    spent = tradeoff({event: rounds}, DELTA)
+    limit = filter_limit(order, cap, DELTA)
+    assert limit.accuracy >= spent.accuracy
+    for rate in RATES:
+        assert limit.found(rate) >= spent.found(rate)
+
+
+def test_no_divergence_leaves_an_attacker_to_guess_and_no_cap_leaves_everything():
+    nothing = RenyiLimit(7, 0.0)
+    # A divergence of the slack alone lets through its square root.
+    assert nothing.accuracy == pytest.approx(0.5, abs=1e-4)
+    assert nothing.found(0.01) == pytest.approx(0.01, abs=1e-4)
+    assert (nothing.found(0.0), nothing.found(1.0)) == (0.0, 1.0)
+    assert filter_limit(7, math.inf, DELTA) is NO_LIMIT
+    # A conversion that is above the cap by itself leaves no divergence.
+    assert filter_limit(7, 1e-3, 1e-9) == nothing
+
+
+@pytest.mark.parametrize("order", [1, 257])
+def test_an_order_that_no_filter_has_is_refused(order):
+    with pytest.raises(UnsupportedEventError):
+        filter_limit(order, 1.0, DELTA)
