@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+# What the results that came with the program are called.
+RELEASE = "release"
+
 # JSON has integers that no float holds.
 _GREATEST = 1e300
 
@@ -51,6 +54,11 @@ class Audited:
     refuted: bool
 
     @property
+    def released(self) -> bool:
+        """Whether it came with the program, and not with the folder."""
+        return self.source.startswith(f"{RELEASE}/")
+
+    @property
     def held(self) -> int:
         """Findings that hold."""
         return sum(finding.holds for finding in self.findings)
@@ -69,6 +77,9 @@ def read_audits(folders: Sequence[tuple[str, Path]]) -> tuple[Audited, ...]:
             name = path.name if path.name.isprintable() else ascii(path.name)
             source = f"{called}/{name}"
             try:
+                if not path.is_file():
+                    msg = "not a file"
+                    raise TypeError(msg)
                 said = json.loads(path.read_text("utf-8"))
                 found.append(_read(said, path.stem, source))
             except (OSError, ValueError, KeyError, TypeError, RecursionError):

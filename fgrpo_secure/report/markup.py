@@ -11,6 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+# Where a cell has nothing to say.
+NOTHING = "\N{EN DASH}"
+
 _VOID = frozenset({"br", "col", "hr", "meta"})
 
 
@@ -126,6 +129,11 @@ def table(
     )
 
 
+def section(title: str, *content: Content) -> Html:
+    """A part of the page, under its title."""
+    return element("section", element("h2", title), *content)
+
+
 def terms(rows: Iterable[tuple[str, Content]]) -> Html:
     """Names and what they stand for."""
     return element(
@@ -146,5 +154,6 @@ def _is_shown(character: str) -> bool:
     surrogate = 0xD800 <= code <= 0xDFFF
     # Marks that turn the direction of writing could make a name read as another.
     turning = 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069
+    turning = turning or code in {0x061C, 0x200E, 0x200F}
     control = (code < 0x20 and character not in "\n\t") or 0x7F <= code <= 0x9F
     return not (surrogate or turning or control or code in {0xFFFE, 0xFFFF})

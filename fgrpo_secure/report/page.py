@@ -6,53 +6,27 @@ its head tells the browser to hold it to that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from importlib import resources
 
 from fgrpo_secure import __version__
-from fgrpo_secure.report.facts import Refuted, RunFacts
+from fgrpo_secure.report.course import audits, each_round, learnt, rounds, took
+from fgrpo_secure.report.facts import PUBLISHED, Refuted, RunFacts
+from fgrpo_secure.report.figures import epsilon_text
 from fgrpo_secure.report.markup import (
-    Content,
     Html,
     element,
     joined,
     paragraphs,
-    table,
+    section,
     trusted,
 )
-from fgrpo_secure.report.plots import (
-    Plot,
-    attacker_plot,
-    bytes_plot,
-    epsilon_plot,
-    noise_plot,
-    reward_plot,
-    seconds_plot,
-    survivors_plot,
-    weights_plot,
-)
-from fgrpo_secure.report.sections import (
-    evidence,
-    mechanism,
-    not_covered,
-    round_rows,
-)
-from fgrpo_secure.report.words import (
-    at_most,
-    counted,
-    epsilon_text,
-    guesses,
-    promise,
-)
-from privacy.attacker import Tradeoff
-from privacy.ledger import claimed_epsilon
+from fgrpo_secure.report.results import attacker, declined, spend
+from fgrpo_secure.report.sections import evidence, mechanism, not_covered, not_here
+from fgrpo_secure.report.words import promise
 
 _POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 )
-
-# Audits of many tests are told by how many hold.
-_MOST_FINDINGS = 4
 
 # More lines than this say nothing that the first ones do not.
 _MOST_PROBLEMS = 60
@@ -118,9 +92,22 @@ def _refuted(found: Refuted, called: str) -> Html:
                 class_="box bad",
                 role="alert",
             ),
+            *_declined_beside(found),
             _footer(),
         ]
     )
+
+
+def _declined_beside(found: Refuted) -> list[Html]:
+    """Why a client said no, which may be why there is no run that verifies."""
+    tables = declined(found.declined)
+    if not tables:
+        return []
+    said = (
+        "By those ledgers that verify by themselves, whatever became of the others. It "
+        "says nothing of the run."
+    )
+    return [section("What was declined", element("p", said), *tables)]
 
 
 def _verified(facts: RunFacts, called: str) -> Html:
@@ -149,16 +136,17 @@ def _verified(facts: RunFacts, called: str) -> Html:
             class_="lead",
         ),
         _at_a_glance(facts),
-        _attacker(facts),
-        _spend(facts),
-        _rounds(facts),
-        _learnt(facts),
-        _took(facts),
-        _audits(facts),
+        attacker(facts),
+        spend(facts),
+        rounds(facts),
+        learnt(facts),
+        took(facts),
+        audits(facts),
         not_covered(facts),
         mechanism(facts),
         evidence(facts),
-        _each_round(facts),
+        not_here(facts),
+        each_round(facts),
         _footer(),
     ]
     return joined(sections)
@@ -199,7 +187,8 @@ def _warnings(facts: RunFacts) -> list[Html]:
                 element(
                     "p",
                     "What is said of an onlooker is for all rounds that are "
-                    "registered; what is said to be spent is what is recorded so far. "
+                    "registered; what is said to be charged is what is recorded so "
+                    "far. "
                     "Lines cut off the end of a ledger cannot be told apart from "
                     "lines that were not written yet.",
                 ),
@@ -211,12 +200,12 @@ def _warnings(facts: RunFacts) -> list[Html]:
 
 def _at_a_glance(facts: RunFacts) -> Html:
     plan = facts.plan
-    spent = "epsilon, the claim" if facts.finished else "epsilon so far"
+    spent = "epsilon charged" if facts.finished else "epsilon charged so far"
     rows = [
-        (spent, epsilon_text(facts.epsilon)),
+        ("epsilon, the claim", epsilon_text(facts.epsilon)),
+        (spent, epsilon_text(facts.spent)),
         ("delta", plan.delta),
-        ("epsilon agreed on", plan.epsilon),
-        ("rounds with a result", f"{facts.count('published')} of {plan.rounds}"),
+        ("rounds with a result", f"{facts.count(PUBLISHED)} of {plan.rounds}"),
     ]
     return element(
         "dl",
@@ -225,232 +214,6 @@ def _at_a_glance(facts: RunFacts) -> Html:
             for name, value in rows
         ),
         class_="figures",
-    )
-
-
-def _section(title: str, *content: Content) -> Html:
-    return element("section", element("h2", title), *content)
-
-
-def _plots(plots: Iterable[Plot | None]) -> Html:
-    drawn = [plot.figure() for plot in plots if plot is not None]
-    return element("div", *drawn, class_="plots") if drawn else Html("")
-
-
-def _beside(content: Html, plot: Plot | None) -> Html:
-    """Words or a table with a plot at their side, where the page is wide enough."""
-    if plot is None:
-        return content
-    return element("div", element("div", content), plot.figure(), class_="plots")
-
-
-def _attacker(facts: RunFacts) -> Html:
-    said = [
-        "The most that anybody achieves who guesses, from what the coordinator saw and "
-        "all that was published, whether one unit was in a client's data. It is "
-        "computed from the privacy loss distribution of the charges in the ledgers, "
-        "for the most exposed client, and holds for either answer. A real attack is "
-        "usually worse."
-    ]
-    if not facts.plan.promises_privacy:
-        said = ["Without noise nothing limits an attacker."]
-    rows: list[tuple[Content, ...]] = [*guesses(facts.limits)]
-    return _section(
-        "What an attacker could achieve",
-        paragraphs(said),
-        _beside(
-            table(
-                "An attacker who knows all the data but one unit",
-                ("", "by guessing", "at most"),
-                rows,
-                numbers=(1, 2),
-            ),
-            attacker_plot(facts.limits) if facts.plan.promises_privacy else None,
-        ),
-    )
-
-
-def _spend(facts: RunFacts) -> Html:
-    several = any(client.budget.runs > 1 for client in facts.clients)
-    rows = [
-        (
-            client.name,
-            f"{client.terms.units:,}",
-            f"{client.spend.charges:,}",
-            epsilon_text(client.epsilon),
-            epsilon_text(client.spend.epsilon_rdp),
-            _accuracy(client.limits),
-            epsilon_text(claimed_epsilon(client.budget.lifetime)),
-            epsilon_text(client.budget.cap),
-            f"{client.budget.runs:,}",
-        )
-        for client in facts.clients
-    ]
-    heads = (
-        "client",
-        "units",
-        "charges",
-        "epsilon",
-        "by RDP",
-        "guess right",
-        "data set's epsilon",
-        "its cap",
-        "its runs",
-    )
-    text = [
-        "Each client's own, recomputed from its ledger by two accountants: the claim "
-        "by privacy loss distribution, and a looser second opinion by Renyi "
-        "divergence. The claim of the run is the largest. The last three columns are "
-        "of the client's data set, over all runs that its ledger holds."
-    ]
-    if several:
-        text.append(
-            "Over several runs the Renyi filter counts, and the promise is the largest "
-            "cap that any run of the ledger registered."
-        )
-    refused = [
-        (client.name, "the plan" if number == 0 else f"round {number}", reason)
-        for client in facts.clients
-        for number, reason in client.refusals
-    ]
-    parts: list[Content] = [
-        _beside(paragraphs(text), epsilon_plot(facts)),
-        table("Epsilon by client", heads, rows, numbers=range(1, 9)),
-    ]
-    if refused:
-        parts.append(
-            table(
-                "What clients declined; nothing left them for it",
-                ("client", "what", "reason"),
-                refused,
-            )
-        )
-    return _section("What was spent", *parts)
-
-
-def _accuracy(limits: Tradeoff) -> str:
-    return at_most(limits.accuracy)
-
-
-def _rounds(facts: RunFacts) -> Html:
-    aborted = facts.count("aborted")
-    text = f"{counted(facts.count('published'), 'round')} gave a sum" + (
-        f", {aborted:,} did not; what was charged for them stays charged."
-        if aborted
-        else "."
-    )
-    return _section(
-        "The rounds",
-        element("p", text),
-        _plots([survivors_plot(facts), noise_plot(facts), weights_plot(facts)]),
-    )
-
-
-def _learnt(facts: RunFacts) -> Html:
-    rows = [
-        (
-            client.name,
-            f"{client.reward_before:.3f}",
-            f"{client.reward_after:.3f}",
-            f"{client.reward_after - client.reward_before:+.3f}",
-        )
-        for client in facts.clients
-        if client.reward_before is not None and client.reward_after is not None
-    ]
-    if not rows:
-        return _section(
-            "What was learnt",
-            element(
-                "p",
-                "No client declared a public evaluation set, or the run has "
-                "not ended: no score was published.",
-            ),
-        )
-    return _section(
-        "What was learnt",
-        element(
-            "p",
-            "Scores without noise, of sets that their owners declared public. They "
-            "stand in summary.json, where no signature vouches for them.",
-        ),
-        _beside(
-            table(
-                "Mean held-out reward, rescaled to 0 to 1",
-                ("client", "before", "after", "change"),
-                rows,
-                numbers=(1, 2, 3),
-            ),
-            reward_plot(facts),
-        ),
-    )
-
-
-def _took(facts: RunFacts) -> Html:
-    text = [
-        f"Each client sends one masked vector of {facts.plan.bytes_up:,} bytes a "
-        "round, whatever it has drawn; the rest is the adapter, keys, shares and "
-        "signatures."
-    ]
-    if facts.seconds is not None:
-        text.append(
-            f"The run took {facts.seconds:,.0f} seconds, loading and scoring included."
-        )
-    plots = [bytes_plot(facts), seconds_plot(facts)]
-    if plots == [None, None]:
-        text.append("The coordinator's notes of bytes and time are not in this folder.")
-    return _section("Where time and bytes went", paragraphs(text), _plots(plots))
-
-
-def _audits(facts: RunFacts) -> Html:
-    if not facts.audits:
-        return _section(
-            "Audits", element("p", "No result of an audit is in this folder.")
-        )
-    rows: list[tuple[Content, ...]] = []
-    for audit in facts.audits:
-        held = f"{audit.held:,} of {len(audit.findings):,} hold"
-        shown = [f"{one.name}: {one.value}" for one in audit.findings]
-        if len(shown) > _MOST_FINDINGS:
-            shown = []
-        said = [*shown, audit.method, audit.subject]
-        rows.append(
-            (
-                joined(
-                    [
-                        element("div", audit.name),
-                        element("div", audit.source, class_="code whole"),
-                    ]
-                ),
-                element("span", held, class_="ok") if audit.findings else "not read",
-                joined(element("div", text) for text in said if text),
-            )
-        )
-    return _section(
-        "Audits",
-        element(
-            "p",
-            "Attacks on the claim, with made-up data. Those of the release found "
-            "nothing against this program where they looked; those of the folder are "
-            "from whoever put them there. An audit can refute a claim, and never "
-            "prove one.",
-        ),
-        table("Results", ("audit", "result", "what was found"), rows),
-    )
-
-
-def _each_round(facts: RunFacts) -> Html:
-    heads, rows, numbers = round_rows(facts)
-    caption = "By the server's ledger, which the clients' ledgers bear out"
-    if "weights" in heads:
-        caption += "; weights and bytes as the coordinator noted them, unsigned"
-    return _section(
-        "Every round",
-        table(
-            caption,
-            heads,
-            rows,
-            numbers=numbers,
-        ),
     )
 
 

@@ -1,19 +1,25 @@
-"""The parts of the page that list: terms, evidence, what is not covered, rounds."""
+"""The parts of the page that list: what is not covered, the terms, the evidence."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from fgrpo_secure.config import PROMPT
 from fgrpo_secure.guarantee import not_protected
-from fgrpo_secure.report.claim import assumptions
-from fgrpo_secure.report.facts import RoundFacts, RunFacts
-from fgrpo_secure.report.markup import Content, Html, element, table, terms, with_code
-from fgrpo_secure.report.words import counted, epsilon_text, sentence
+from fgrpo_secure.report.claim_terms import assumptions
+from fgrpo_secure.report.facts import RunFacts
+from fgrpo_secure.report.figures import counted, noise_text
+from fgrpo_secure.report.markup import (
+    NOTHING,
+    Content,
+    Html,
+    element,
+    section,
+    table,
+    terms,
+    with_code,
+)
+from fgrpo_secure.report.words import sentence
+from privacy.renyi import ORDERS
 from privacy.wire import rational
-
-# Where a cell has nothing to say.
-_NOTHING = "\N{EN DASH}"
 
 
 def not_covered(facts: RunFacts) -> Html:
@@ -29,8 +35,8 @@ def not_covered(facts: RunFacts) -> Html:
         element(
             "p",
             "Released besides: the scores above, where there are any; how long the "
-            "whole run took, and the share of each phase. Time depends on the data "
-            "and has no noise.",
+            "run took, and the share of each phase where it is shown. Time depends on "
+            "the data and has no noise.",
         ),
     )
 
@@ -69,7 +75,8 @@ def mechanism(facts: RunFacts) -> Html:
         (
             "accountants",
             "privacy loss distribution (dp-accounting, add or remove), the claim; "
-            "Renyi divergence at integer orders 2 to 256, the second opinion",
+            f"Renyi divergence at integer orders {ORDERS[0]} to {ORDERS[-1]}, the "
+            "second opinion",
         ),
     ]
     return element(
@@ -84,7 +91,7 @@ def evidence(facts: RunFacts) -> Html:
     """What was checked, and what to compare."""
     records = facts.server_records + sum(client.records for client in facts.clients)
     keys: list[tuple[Content, ...]] = [
-        ("server", _code(facts.server_fingerprint), _code(facts.server_head), _NOTHING),
+        ("server", _code(facts.server_fingerprint), _code(facts.server_head), NOTHING),
         *(
             (
                 client.name,
@@ -134,6 +141,21 @@ def evidence(facts: RunFacts) -> Html:
     )
 
 
+def not_here(facts: RunFacts) -> Html:
+    """What a folder may hold and this one does not."""
+    if not facts.missing:
+        return Html("")
+    return section(
+        "What is not in this folder",
+        element(
+            "p",
+            "Nothing of it is needed for the promise. What would be shown of it is "
+            "left out, and not nought.",
+        ),
+        element("ul", *(element("li", said) for said in facts.missing)),
+    )
+
+
 def _shared_log(facts: RunFacts) -> str:
     """How far the clients have checked the server's ledger while the run went on."""
     if not facts.log_size:
@@ -145,56 +167,6 @@ def _shared_log(facts: RunFacts) -> str:
         f"{whole} of {counted(len(facts.clients), 'client')} cosigned it. Two "
         "histories shown to two clients would show as two roots."
     )
-
-
-def round_rows(
-    facts: RunFacts,
-) -> tuple[Sequence[str], list[tuple[Content, ...]], Sequence[int]]:
-    """Heads, rows and columns of figures of the table of rounds."""
-    noted = any(one.note is not None for one in facts.rounds)
-    heads = ["round", "result", "in sum", "charged", "epsilon"]
-    if noted:
-        heads += ["weights", "bytes down", "bytes up"]
-    heads.append("missing")
-    rows: list[tuple[Content, ...]] = []
-    for one in facts.rounds:
-        place = f"{one.number}" if one.attempt == 1 else f"{one.number}.{one.attempt}"
-        row: list[Content] = [
-            place,
-            _result(one),
-            f"{len(one.survivors)} of {len(facts.plan.clients)}",
-            f"{one.charged}",
-            epsilon_text(one.epsilon),
-        ]
-        if noted:
-            row += _noted(one)
-        row.append(", ".join(_absent(facts, one)) or _NOTHING)
-        rows.append(tuple(row))
-    last = len(heads) - 1
-    return heads, rows, [0, *range(2, last)]
-
-
-def _noted(one: RoundFacts) -> list[Content]:
-    if one.note is None:
-        return [_NOTHING, _NOTHING, _NOTHING]
-    weights = f"{one.note.weights:.3f}" if one.note.weights else _NOTHING
-    down, up = (sum(table.values()) for table in (one.note.down, one.note.up))
-    return [weights, f"{down:,.0f}", f"{up:,.0f}"]
-
-
-def _absent(facts: RunFacts, one: RoundFacts) -> list[str]:
-    """Clients of the plan that are not in the sum, where there is one."""
-    if one.status != "published":
-        return list(one.dropouts)
-    return [c.name for c in facts.clients if c.name not in one.survivors]
-
-
-def _result(one: RoundFacts) -> Content:
-    if one.status == "published":
-        return "published"
-    reason = f": {one.reason.replace('_', ' ')}" if one.reason else ""
-    reason += "; other cohorts' sums moved the adapter" if one.moved else ""
-    return element("span", f"{one.status}{reason}", class_="no")
 
 
 def _unit(facts: RunFacts) -> str:
@@ -213,7 +185,7 @@ def _noise(facts: RunFacts, each: str) -> str:
         return "none"
     return (
         f"discrete Gaussian of variance {plan.noise_variance:,} grid steps squared in "
-        f"{each}, multiplier {plan.noise_multiplier:.4f}; variance "
+        f"{each}, multiplier {noise_text(plan.noise_multiplier)}; variance "
         f"{plan.noise_share_variance:,} from each client"
     )
 
@@ -226,8 +198,8 @@ def _statistic(facts: RunFacts) -> str:
         return "mean reward of each draw, without noise"
     multiplier = plan.statistic_variance**0.5 / plan.statistic_norm_bound
     return (
-        f"mean reward of each draw, multiplier {multiplier:.4g}, seen by its own "
-        "client alone and paid for in the same event"
+        f"mean reward of each draw, multiplier {noise_text(multiplier)}, seen by its "
+        "own client alone and paid for in the same event"
     )
 
 

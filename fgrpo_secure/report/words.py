@@ -6,28 +6,24 @@ more than docs/privacy.md proves, and what it rests on stands beside it.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from decimal import Decimal
-
 from fgrpo_secure.config import PROMPT
 from fgrpo_secure.guarantee import from_whom
-from fgrpo_secure.report.facts import ClientFacts, RunFacts
-from privacy.attacker import NO_LIMIT, Tradeoff
+from fgrpo_secure.report.facts import PUBLISHED, ClientFacts, RunFacts
+from fgrpo_secure.report.figures import (
+    FALSE_ALARMS,
+    HARDLY_A_LIMIT,
+    at_most,
+    counted,
+    listed,
+    one_in,
+)
 from privacy.ledger import decimal_text
 from privacy.plan import Plan
-
-# Shares of absent units that an attacker takes for present, at which the report says
-# how many of the present ones it finds.
-FALSE_ALARMS = (0.01, 0.001)
 
 _SMALL_NUMBERS = (
     *("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine"),
     *("Ten", "Eleven", "Twelve"),
 )
-
-# Beyond this a guess is right so often that a limit is none.
-_HARDLY_A_LIMIT = 0.99
 
 NO_PROMISE = (
     "No noise was added in this run, and it promises nothing to anybody. Whoever gets "
@@ -52,9 +48,9 @@ def promise(facts: RunFacts) -> list[tuple[str, list[str]]]:
         ("Not covered", [_not_covered(plan)]),
         ("What it rests on", [_rests_on(plan)]),
     ]
-    earlier = _earlier(facts.clients)
-    if earlier:
-        said.insert(1, ("Together with earlier runs", [earlier]))
+    others = [client for client in facts.clients if client.data_set.budget.runs > 1]
+    if others:
+        said.insert(1, ("Together with other runs", [_together(others)]))
     return said
 
 
@@ -69,72 +65,32 @@ def sentence(facts: RunFacts) -> str:
         else f"the server and up to {plan.colluders} of the other clients together, "
         "and to whoever sees what is published"
     )
-    epsilon = (
-        f"at most {decimal_text(facts.epsilon)}"
-        if facts.finished
-        else f"at most {plan.epsilon}, the target of all registered rounds"
-    )
     return (
         f"For every client, and any two data sets of it of which one has a single "
         f"privacy unit ({_unit_name(plan)}) more than the other, all that the client "
         f"sends in this run of {plan.rounds} registered rounds is (epsilon, delta)-"
-        f"indistinguishable to {whom}, with epsilon {epsilon} and delta "
+        f"indistinguishable to {whom}, with epsilon at most "
+        f"{decimal_text(facts.epsilon)} and delta "
         f"{plan.delta}, under the assumptions stated with it."
     )
 
 
-def guesses(limits: Tradeoff) -> list[tuple[str, str, str]]:
-    """What an attacker achieves: the question, by guessing, and at most."""
-    rows = [
-        (
-            "Right guesses, where present and absent are equally likely",
-            "50%",
-            at_most(limits.accuracy),
-        )
-    ]
-    for rate in FALSE_ALARMS:
-        rows.append(
-            (
-                f"Found, where 1 in {round(1 / rate):,} absent ones is wrongly named",
-                f"{rate:.1%}".replace(".0%", "%"),
-                at_most(limits.found(rate)),
-            )
-        )
-    return rows
-
-
-def at_most(share: float) -> str:
-    """A share in percent, rounded up, to as many digits as it takes to tell it."""
-    if share >= 1:
-        return "100%"
-    scale = 10000 if share > _HARDLY_A_LIMIT or share < _HARDLY_A_LIMIT / 100 else 1000
-    digits = 2 if scale == 10000 else 1
-    return f"{math.ceil(share * scale - 1e-9) / scale * 100:.{digits}f}%"
-
-
-def epsilon_text(epsilon: Decimal) -> str:
-    """An epsilon for tables: four decimals, rounded up."""
-    if epsilon.is_infinite():
-        return "infinity"
-    return f"{math.ceil(epsilon * 10000) / 10000:.4f}"
-
-
-def counted(number: int, what: str) -> str:
-    """A number of things."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
-
-
 def _what(facts: RunFacts) -> str:
-    plan = facts.plan
-    done = f"{facts.count('published'):,} of {counted(plan.rounds, 'round')}"
-    if not facts.finished:
-        done = f"so far {done}"
+    plan, published = facts.plan, facts.count(PUBLISHED)
     count = len(plan.clients)
     owners = _SMALL_NUMBERS[count] if count < len(_SMALL_NUMBERS) else f"{count:,}"
-    return (
-        f"{owners} data owners, the clients, trained one language model together "
-        f"without pooling their data; {done} gave a result."
-    )
+    together = "one language model together without pooling their data"
+    of = f"{published:,} of {counted(plan.rounds, 'round')}"
+    if published and facts.finished:
+        did = f"trained {together}; {of} gave a result."
+    elif facts.finished:
+        did = (
+            f"set out to train {together}; {of} gave a result, so that the model is "
+            "as it was."
+        )
+    else:
+        did = f"have begun to train {together}; so far {of} gave a result."
+    return f"{owners} data owners, the clients, {did}"
 
 
 def _guess(facts: RunFacts) -> str:
@@ -142,44 +98,42 @@ def _guess(facts: RunFacts) -> str:
     unit = "prompt"
     if plan.unit != PROMPT:
         unit = f"{plan.unit} (all rows with one value of that column)"
-    when = (
-        "After this run"
-        if facts.finished
-        else "Once every round that is registered has run"
-    )
-    hardly = " That is hardly a limit." if right >= _HARDLY_A_LIMIT else ""
+    when = "Once every round that is registered has run"
+    if facts.finished:
+        when = "After this run"
     return (
         f"How much can that give away about any single {unit} in their data? Think of "
         f"an onlooker who knows all of the data but one {_short_unit(plan)}, and sees "
         "what the coordinator saw and all that was published. Asked whether that one "
         "was there, when both answers were equally likely beforehand, a tossed coin is "
         f"right 50% of the time. {when}, the onlooker is right at most "
-        f"{at_most(right)} of the time.{hardly}"
+        f"{at_most(right)} of the time.{_hardly(right)}"
     )
+
+
+def _hardly(right: float) -> str:
+    return " That is hardly a limit." if right >= HARDLY_A_LIMIT else ""
 
 
 def _many(facts: RunFacts) -> str:
     limits = facts.limits
     few, fewer = (
-        (f"1 in {round(1 / rate):,}", at_most(limits.found(rate)), f"{rate * 100:g}%")
+        (one_in(rate), at_most(limits.found(rate)), f"{rate * 100:g}%")
         for rate in FALSE_ALARMS
+    )
+    less = (
+        " Fewer charges than that were made; since what was seen may have decided so, "
+        "all that are registered count here."
+        if facts.finished and facts.charged_less
+        else ""
     )
     return (
         f"If the onlooker may be wrong about {few[0]} of those that were not there, "
         f"it finds at most {few[1]} of those that were, where blind guessing finds "
         f"{few[2]}; if about {fewer[0]}, at most {fewer[1]}, where guessing finds "
-        f"{fewer[2]}. This is what the noise allows that the ledgers record. As a "
-        f"pair of numbers it is {_pair(facts)}."
-    )
-
-
-def _pair(facts: RunFacts) -> str:
-    plan = facts.plan
-    if not facts.finished:
-        return f"epsilon {plan.epsilon} at delta {plan.delta}"
-    return (
-        f"epsilon {decimal_text(facts.epsilon)} at delta {plan.delta}; epsilon "
-        f"{plan.epsilon} was agreed on"
+        f"{fewer[2]}. This is what the noise of all registered rounds allows. As a "
+        f"pair of numbers it is epsilon {decimal_text(facts.epsilon)} at delta "
+        f"{facts.plan.delta}; epsilon {facts.plan.epsilon} was agreed on.{less}"
     )
 
 
@@ -189,9 +143,10 @@ def _not_covered(plan: Plan) -> str:
         "several prompts" if plan.unit == PROMPT else f"several values of {plan.unit}"
     )
     return (
-        "Whoever runs a data owner's machine sees that owner's data as before. In this "
-        "version the programs of all data owners run on one machine, and whoever owns "
-        f"that machine can see all of the data. Not covered either: {more}who took "
+        "Whoever runs a data owner's machine sees that owner's data as before. "
+        "`fgrpo run` has the programs of all data owners on one machine, and whoever "
+        "owns that machine can see all of the data; no ledger says where a program "
+        f"ran. Not covered either: {more}who took "
         "part, when, for how long, and how much data each has; what is true of many "
         "at once, which is what the model is meant to learn; what is known from "
         f"elsewhere; other runs on the same data that no ledger here holds. A person "
@@ -221,33 +176,39 @@ def _rests_on(plan: Plan) -> str:
     )
 
 
-def _earlier(clients: Sequence[ClientFacts]) -> str:
+def _together(several: list[ClientFacts]) -> str:
     """What the runs of a shared ledger come to, where there is more than this one."""
-    several = [client for client in clients if client.budget.runs > 1]
-    if not several:
-        return ""
-    worst = max(several, key=lambda client: client.budget.promise)
-    limits = lifetime_limits(worst)
-    named = ", ".join(client.name for client in several)
+    named = listed([f"{client.name} {_other_runs(client)}" for client in several])
+    sets = [client.data_set for client in several]
+    most = max(sets, key=lambda one: one.budget.promise).budget
+    right = max(one.limits.accuracy for one in sets)
+    found = [
+        f"{at_most(max(one.limits.found(rate) for one in sets))} where it may be "
+        f"wrong about {one_in(rate)}"
+        for rate in FALSE_ALARMS
+    ]
     return (
-        f"The same data were used before: the ledgers of {named} hold earlier runs, "
-        "and for a person all of them count. For all of them together the promise is "
-        f"epsilon {decimal_text(worst.budget.promise)} at delta "
-        f"{decimal_text(worst.budget.lifetime.delta)}, by which the onlooker of all of "
-        f"them is right at most {at_most(limits.accuracy)} of the time. The figure "
-        "above is for this run by itself."
+        f"The same data are in other runs of these ledgers: {named}. For a person all "
+        "of them count. However these runs were chosen, all of them together, and any "
+        "that their caps still let in, promise epsilon "
+        f"{decimal_text(most.promise)} at delta "
+        f"{decimal_text(most.lifetime.delta)}, the largest cap that was registered. "
+        "By what the filter lets through under that cap the onlooker of all of them "
+        f"is right at most {at_most(right)} of the time, and finds at most "
+        f"{' and '.join(found)}.{_hardly(right)} The figures above are for this run "
+        "by itself."
     )
 
 
-def lifetime_limits(client: ClientFacts) -> Tradeoff:
-    """What all runs in a client's ledger leave to an attacker."""
-    budget = client.budget
-    if budget.runs == 1:
-        return client.limits
-    if budget.promise.is_infinite():
-        return NO_LIMIT
-    pair = (float(budget.promise), float(budget.lifetime.delta))
-    return Tradeoff((pair,))
+def _other_runs(client: ClientFacts) -> str:
+    """Of a client's ledger: how many runs it has before and after this one."""
+    data_set = client.data_set
+    parts = [
+        f"{count:,} {place}"
+        for count, place in ((data_set.earlier, "before"), (data_set.later, "after"))
+        if count
+    ]
+    return f"({' and '.join(parts)})"
 
 
 def _unit_name(plan: Plan) -> str:

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fgrpo_secure.errors import StateError
+from fgrpo_secure.report.audited import RELEASE
 from fgrpo_secure.report.claim import claim_json
-from fgrpo_secure.report.facts import Refuted, RunFacts, gather, is_run
+from fgrpo_secure.report.facts import Refuted, RunFacts
+from fgrpo_secure.report.gather import gather, is_run
 from fgrpo_secure.report.page import report_page
 from fgrpo_secure.secrets import write_atomically
 from privacy.ledger import cohort_folders
@@ -36,8 +38,8 @@ def write_report(
         StateError: there is no run, or one of several cohorts.
 
     Guarantee:
-        An earlier report never stays beside a folder that no longer verifies, and
-        equal folders give equal files.
+        An earlier report never stays beside a folder that no longer verifies, also
+        where no other can be written, and equal folders give equal files.
     """
     cohorts = cohort_folders(folder)
     if cohorts:
@@ -53,7 +55,10 @@ def write_report(
         )
     audits: Sequence[tuple[str, Path]] = [(_AUDITS, folder / _AUDITS)]
     if released is not None:
-        audits = [*audits, ("release", released)]
+        audits = [*audits, (RELEASE, released)]
+    # An earlier report must not outlive what it was of, also where this one fails.
+    for name in (PAGE, CLAIM):
+        (folder / name).unlink(missing_ok=True)
     found = gather(folder, audits, unfinished=unfinished)
     write_atomically(folder / PAGE, report_page(found, folder.resolve().name))
     write_atomically(folder / CLAIM, claim_json(found))

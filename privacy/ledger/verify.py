@@ -58,6 +58,7 @@ class VerifiedLedger:
         history: its state at the end.
         head: hash of its last line, 32 bytes.
         head_before: of the line before, 32 zero bytes if there is none.
+        declined: the records of runs that were not opened, in order; part of no run.
     """
 
     party: str
@@ -67,6 +68,7 @@ class VerifiedLedger:
     history: History
     head: bytes
     head_before: bytes
+    declined: tuple[Declined, ...]
 
     def runs_until(self, last: Run) -> tuple[Run, ...]:
         """The runs up to this one, which is among them."""
@@ -213,7 +215,14 @@ def examine(
     runs = tuple(Run(opened, tuple(members), end) for opened, members, end in parts)
     heads = [GENESIS, *(entry.head for entry in entries)]
     ledger = VerifiedLedger(
-        history.party, history.role, chain.key, runs, history, heads[-1], heads[-2]
+        party=history.party,
+        role=history.role,
+        key=chain.key,
+        runs=runs,
+        history=history,
+        head=heads[-1],
+        head_before=heads[-2],
+        declined=tuple(e.record for e in entries if isinstance(e.record, Declined)),
     )
     return ledger, ()
 

@@ -15,7 +15,12 @@ KINDS = {
         folder, unit="patient_id", max_prompts_per_unit=4
     ),
     "second of two": runs.second_of_two,
+    "first of two": runs.first_of_two,
     "refusing": runs.refusing,
+    "declining": runs.declining,
+    "all aborted": runs.all_aborted,
+    "colluding": runs.colluding,
+    "resumed": runs.resumed,
 }
 
 

@@ -2,11 +2,12 @@
 
 from contextlib import contextmanager
 from decimal import Decimal
+from functools import partial
 
-from privacy.ledger import Reason, Refused, Status, price_charges
-from tests.privacy.ledger.synthetic import SyntheticRun, make_plan
+from privacy.ledger import Declined, Reason, Refused, Status, price_charges
+from tests.privacy.ledger.synthetic import RUN, SOFTWARE, SyntheticRun, make_plan
 
-EARLIER = bytes(range(16, 32))
+OTHER = bytes(range(16, 32))
 PRIVATE = {"noise_variance": 2**21, "min_survivors": 2}
 WITHOUT_NOISE = {"epsilon": "infinity", "noise_variance": 0, "statistic_variance": 0}
 LOCAL = {"trust": "local", "rounds": 3, "local_steps": 1}
@@ -23,10 +24,12 @@ class PricedRun(SyntheticRun):
 
     def open_with(self, **changes):
         """The server's and the clients' first lines."""
-        opened = [client.open for client in self.clients.values()]
-        for client, once in zip(self.clients.values(), opened, strict=True):
-            client.open = lambda roster, once=once: once(roster, **changes)
+        opened = {name: client.open for name, client in self.clients.items()}
+        for name, client in self.clients.items():
+            client.open = partial(opened[name], **changes)
         self.open()
+        for name, client in self.clients.items():
+            client.open = opened[name]
 
     def write_summary(self, **changes):
         super().write_summary(**changes)
@@ -65,15 +68,82 @@ def unfinished(directory, **terms):
     return directory
 
 
-def second_of_two(directory):
+def another_run(run, **changes):
+    """A run of one missed round in every client's ledger, before or after this one."""
+    for client in run.clients.values():
+        client.open(run.roster, run=OTHER, **changes)
+        client.join(1)
+        client.intent(1)
+        client.outcome(1, Status.MISSED, Reason.DEADLINE)
+        client.close()
+
+
+def second_of_two(directory, cap=20):
     """A run over ledgers that hold an earlier one."""
     with priced_run(directory) as run:
-        for client in run.clients.values():
-            client.open(run.roster, run=EARLIER)
-            client.join(1)
-            client.intent(1)
-            client.outcome(1, Status.MISSED, Reason.DEADLINE)
-            client.close()
+        another_run(run, cap_epsilon=Decimal(cap))
+        run.open_with(cap_epsilon=Decimal(cap))
+        run.rounds()
+        run.finish()
+    return directory
+
+
+def first_of_two(directory):
+    """A run over ledgers that have gone on to a later one, under a larger cap."""
+    with priced_run(directory) as run:
+        run.open_with(cap_epsilon=Decimal(4))
+        run.rounds()
+        run.finish()
+        another_run(run, cap_epsilon=Decimal(5))
+    return directory
+
+
+def all_aborted(directory):
+    """One round, which gave no sum."""
+    with priced_run(directory, rounds=1) as run:
+        run.open()
+        run.gather(1)
+        run.abort(1)
+        run.finish()
+    return directory
+
+
+def colluding(directory):
+    """A plan whose promise holds against one client that works with the server."""
+    with priced_run(directory, colluders=1, min_survivors=3, rounds=1) as run:
+        run.open()
+        run.gather(1)
+        run.publish(1, tuple(run.clients))
+        run.finish()
+    return directory
+
+
+def resumed(directory):
+    """Processes died after the last round, and others closed the ledgers."""
+    with priced_run(directory) as run:
+        run.open()
+        run.rounds()
+        for ledger in (run.server, run.clients["alpha"].ledger):
+            ledger.append(ledger.history.resumption(0))
+        run.finish()
+    return directory
+
+
+def decline(run, name, reason, handle=RUN):
+    """A client's own rules keep it out of a run that it does not open."""
+    plan = run.plan
+    run.clients[name].ledger.append(
+        Declined(
+            handle, SOFTWARE, plan.to_json(), plan.digest_bytes, run.roster, reason
+        )
+    )
+
+
+def declining(directory):
+    """Gamma declined another run and this one before it was approved."""
+    with priced_run(directory) as run:
+        decline(run, "gamma", Reason.POLICY_EPSILON, OTHER)
+        decline(run, "gamma", Reason.NOT_APPROVED)
         run.open()
         run.rounds()
         run.finish()

@@ -8,13 +8,13 @@ import pytest
 
 from fgrpo_secure.report.claim import FORMAT
 from privacy.accountant import epsilon_pld
-from privacy.attacker import tradeoff
+from privacy.attacker import Tradeoff, filter_limit, tradeoff
 from privacy.contribution import registered_event
 from privacy.ledger import priced
 from privacy.plan import Plan
 from privacy.renyi import epsilon_from_curve
 from privacy.vectors import FloatVector
-from tests.privacy.ledger.synthetic import payloads
+from tests.privacy.ledger.synthetic import RUN, payloads
 from tests.report.conftest import KINDS
 from tests.report.pages import words
 
@@ -59,9 +59,13 @@ def plan_of(folder):
 
 
 def last_spends(folder):
-    """By client, the spend of the last intent in its ledger."""
+    """By client, the spend of the run's last intent in its ledger."""
     return {
-        path.stem: [r for r in payloads(path) if r["kind"] == "intent"][-1]["spend"]
+        path.stem: [
+            record["spend"]
+            for record in payloads(path)
+            if (record["kind"], record["run"]) == ("intent", RUN.hex())
+        ][-1]
         for path in (folder / "ledger").glob("*.jsonl")
         if path.stem != "server"
     }
@@ -132,9 +136,36 @@ def test_the_spend_is_that_of_the_ledgers(made, kind):
         assert client["epsilon"] == spend["epsilon_pld"]
         largest = max(largest, Decimal(spend["epsilon_pld"]))
     loss = claim["privacy_loss"]
-    assert Decimal(loss["epsilon"]) == largest
+    assert Decimal(loss["epsilon_spent"]) == largest
     plan = plan_of(folder)
     assert (loss["epsilon_target"], loss["delta"]) == (plan.epsilon, plan.delta)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_claim_is_of_all_registered_rounds_and_never_below_the_spend(made, kind):
+    """A run of one round of three: what was seen may have decided on its end."""
+    claim, plan = claim_of(made(kind)), plan_of(made(kind))
+    loss = claim["privacy_loss"]
+    assert Decimal(loss["epsilon"]) >= Decimal(loss["epsilon_spent"])
+    if plan.promises_privacy:
+        event = priced(registered_event(plan, "alpha"))
+        whole = epsilon_pld(event, plan.registered_charges, float(plan.delta))
+        assert Decimal(loss["epsilon"]) >= Decimal(whole)
+        limits = tradeoff({event: plan.registered_charges}, Decimal(plan.delta))
+        assert claim["attacker"]["accuracy_at_even_odds"] == limits.accuracy
+    for client in claim["clients"]:
+        assert client["registered"]["charges"] == plan.registered_charges
+
+
+def test_a_run_that_ended_early_says_that_all_its_rounds_count(made):
+    claim = claim_of(made("refusing"))
+    loss = claim["privacy_loss"]
+    assert claim["clients"][0]["charges"] == 1
+    assert Decimal(loss["epsilon_spent"]) < Decimal(loss["epsilon"])
+    assert f"epsilon at most {loss['epsilon']}" in claim["sentence"]
+    said = words(made("refusing"))
+    assert "Fewer charges than that were made" in said
+    assert "Fewer charges than that" not in words(made("private"))
 
 
 def test_the_rounds_are_those_of_the_servers_ledger(made):
@@ -189,25 +220,74 @@ def test_a_run_without_noise_claims_infinity_and_nothing_else(made):
         assert client["data_set"]["attacker"]["accuracy_at_even_odds"] == 1
 
 
-def test_earlier_runs_are_in_the_history_of_the_data_set(made):
-    claim = claim_of(made("second of two"))
+@pytest.mark.parametrize(
+    ("kind", "runs", "cap"),
+    [("second of two", (1, 0), "20"), ("first of two", (0, 1), "5")],
+)
+def test_other_runs_are_in_the_history_of_the_data_set(made, kind, runs, cap):
+    claim, plan = claim_of(made(kind)), plan_of(made(kind))
+    event = priced(registered_event(plan, "alpha"))
     for client in claim["clients"]:
         history = client["data_set"]
         assert (history["runs"], history["charges"]) == (2, 4)
+        assert (history["earlier_runs"], history["later_runs"]) == runs
         assert history["counted_by"] == "rdp"
-        assert history["promised_epsilon"] == history["cap_epsilon"] == "20"
-        lifetime = history["attacker"]["accuracy_at_even_odds"]
-        # A promise over several runs is one pair, and no profile may tighten it.
-        assert lifetime > client["attacker"]["accuracy_at_even_odds"]
-        assert lifetime > 0.9999
-    earlier = claim["other_releases"]["earlier_runs_in_the_ledgers"]
-    assert set(earlier.values()) == {1}
+        assert history["promised_epsilon"] == history["cap_epsilon"] == cap
+        # However the runs were chosen: what the filter lets through under the cap.
+        order, delta = history["filter_order"], float(history["delta"])
+        allowed = filter_limit(order, float(cap), delta)
+        assert figures(history["attacker"]) == figures_of(allowed)
+        pair = Tradeoff(((float(cap), delta),))
+        assert history["attacker"]["accuracy_at_even_odds"] < pair.accuracy
+        # Had both been fixed in advance: all that both register, composed.
+        fixed = tradeoff({event: 6}, Decimal(history["delta"]))
+        said = history["attacker_if_all_runs_were_fixed_in_advance"]
+        assert figures(said) == figures_of(fixed)
+        assert figures(said) > figures(client["attacker"])
+        assert figures(history["attacker"]) > figures(said)
+    others = claim["other_releases"]["other_runs_in_the_ledgers"]
+    assert set(others.values()) == {1}
 
 
-def test_a_refusal_is_in_the_claim_with_its_reason(made):
+def test_of_one_run_the_data_sets_limits_are_that_runs(made):
+    for client in claim_of(made("private"))["clients"]:
+        assert client["data_set"]["attacker"] == client["attacker"]
+        assert "one run" in client["data_set"]["attacker_rests_on"]
+
+
+def figures(said):
+    return [said["accuracy_at_even_odds"], *said["true_positive_rate"].values()]
+
+
+def figures_of(limits):
+    return [limits.accuracy, limits.found(0.01), limits.found(0.001)]
+
+
+def test_a_refusal_is_in_the_claim_with_its_reason_in_words(made):
     clients = {c["name"]: c for c in claim_of(made("refusing"))["clients"]}
-    assert clients["gamma"]["refused"] == [{"round": 0, "reason": "policy_cohort"}]
-    assert clients["alpha"]["refused"] == []
+    assert clients["gamma"]["declined"] == [
+        {
+            "what": "the plan as a whole",
+            "this_run": True,
+            "record": "refused",
+            "round": 0,
+            "reason": "policy_cohort",
+            "in_words": "the site's policy asks for more clients",
+        }
+    ]
+    assert clients["alpha"]["declined"] == []
+
+
+def test_a_plan_that_was_declined_is_in_the_claim_of_this_run_or_another(made):
+    clients = {c["name"]: c for c in claim_of(made("declining"))["clients"]}
+    said = [
+        (one["this_run"], one["record"], one["reason"])
+        for one in clients["gamma"]["declined"]
+    ]
+    assert said == [
+        (False, "declined", "policy_epsilon"),
+        (True, "declined", "not_approved"),
+    ]
 
 
 def test_the_evidence_is_that_of_the_folder(made):

@@ -9,11 +9,13 @@ from decimal import Decimal
 import pytest
 
 from fgrpo_secure.cli import main
-from fgrpo_secure.report import write_report
+from fgrpo_secure.report import Refuted, write_report
+from fgrpo_secure.report.figures import at_most, epsilon_text, noise_text
+from fgrpo_secure.report.reasons import in_words
 from privacy.accountant import epsilon_pld
 from privacy.attacker import Tradeoff
 from privacy.contribution import registered_event
-from privacy.ledger import priced
+from privacy.ledger import Reason, priced
 from privacy.plan import Plan
 from privacy.wire import parse_canonical_json
 from tests.privacy.ledger.synthetic import payloads
@@ -123,12 +125,14 @@ def test_epsilon_stands_in_the_page_as_in_the_ledgers(made):
             for record in payloads(folder / f"ledger/{row[0]}.jsonl")
             if record["kind"] == "intent"
         ][-1]
-        assert float(row[3]) == pytest.approx(
-            float(last["spend"]["epsilon_pld"]), abs=1e-4
-        )
-        # Rounded up, never down.
-        assert Decimal(row[3]) >= Decimal(last["spend"]["epsilon_pld"])
-        assert row[2] == str(last["spend"]["charges"])
+        # Charged, and promised: all that was registered was charged here.
+        for cell in row[3:5]:
+            assert float(cell) == pytest.approx(
+                float(last["spend"]["epsilon_pld"]), abs=1e-4
+            )
+            # Rounded up, never down.
+            assert Decimal(cell) >= Decimal(last["spend"]["epsilon_pld"])
+        assert row[2] == f"{last['spend']['charges']} of 3"
 
 
 def test_every_round_stands_in_the_table_with_who_was_missing(made):
@@ -138,7 +142,7 @@ def test_every_round_stands_in_the_table_with_who_was_missing(made):
     assert [row[0] for row in table] == ["1", "2", "3"]
     assert [row[1] for row in table] == [
         "published",
-        "aborted: below threshold",
+        "aborted: too few clients for a sum",
         "published",
     ]
     assert [row[2] for row in table] == ["3 of 3", "0 of 3", "2 of 3"]
@@ -156,7 +160,9 @@ def test_an_attackers_success_is_stated_at_both_rates_and_by_guessing(made):
 def test_what_is_not_covered_stands_on_every_page(made):
     for kind in ("private", "local", "by a column"):
         said = words(made(kind))
-        assert "run on one machine, and whoever owns that machine can see all" in said
+        assert "on one machine, and whoever owns that machine can see all" in said
+        # That they did run there is not known either.
+        assert "no ledger says where a program ran" in said
         assert "They cannot show that a party's program did what it recorded" in said
         assert "is for you to compare with them" in said
 
@@ -188,25 +194,123 @@ def test_a_run_without_noise_says_loudly_that_it_promises_nothing(made):
     table = rows(folder, "An attacker who knows all the data but one unit")
     assert {row[2] for row in table} == {"100%"}
     for name in rows(folder, "Epsilon by client"):
-        assert name[3:6] == ["infinity", "infinity", "100%"]
+        assert name[3:] == ["infinity", "infinity", "infinity", "100%"]
+    for name in rows(folder, "Epsilon by data set"):
+        assert name[3:] == ["infinity", "infinity", "infinity", "100%"]
     # No smaller number is anywhere called an epsilon.
     assert not re.search(r"epsilon (of )?[0-9]", said)
 
 
-def test_earlier_runs_of_the_same_data_are_counted_and_told(made):
-    said = words(made("second of two"))
-    assert "The same data were used before" in said
-    assert "alpha, beta, gamma hold earlier runs" in said
-    assert "the promise is epsilon 20 at delta 0.0001" in said
-    for row in rows(made("second of two"), "Epsilon by client"):
-        assert row[-1] == "2"
-        assert float(row[-3]) > float(row[3])
-    assert "used before" not in words(made("private"))
+@pytest.mark.parametrize(
+    ("kind", "place", "cap"),
+    [("second of two", "1 before", "20"), ("first of two", "1 after", "5")],
+)
+def test_other_runs_of_the_same_data_are_counted_and_told(made, kind, place, cap):
+    said = words(made(kind))
+    assert "The same data are in other runs of these ledgers" in said
+    assert f"alpha ({place}), beta ({place}) and gamma ({place})" in said
+    assert f"promise epsilon {cap} at delta 0.0001" in said
+    claim = json.loads((made(kind) / "claim.json").read_bytes())["claim"]
+    limits = claim["clients"][0]["data_set"]["attacker"]
+    found = re.search(
+        r"right at most ([0-9.]+)% of the time, and finds at most ([0-9.]+)% where it "
+        r"may be wrong about 1 in 100 and ([0-9.]+)% where .* 1 in 1,000",
+        said,
+    )
+    exact = [limits["accuracy_at_even_odds"], *limits["true_positive_rate"].values()]
+    for shown, share in zip(found.groups(), exact, strict=True):
+        assert Decimal(shown) >= 100 * Decimal(repr(share))
+        assert float(shown) <= 100 * share + 0.1
+    of_run = {row[0]: row for row in rows(made(kind), "Epsilon by client")}
+    for row in rows(made(kind), "Epsilon by data set"):
+        assert row[1] == "2"
+        assert float(row[3]) > float(of_run[row[0]][4])
+        assert row[5] == f"{Decimal(cap):.4f}"
+    assert "in other runs" not in words(made("private"))
 
 
-def test_a_refusal_stands_with_its_reason(made):
-    table = rows(made("refusing"), "What clients declined; nothing left them for it")
-    assert table == [["gamma", "the plan", "policy_cohort"]]
+def test_a_refusal_stands_with_its_reason_in_words(made):
+    caption = "What clients declined; nothing left them for it"
+    assert rows(made("refusing"), caption) == [
+        [
+            "gamma",
+            "the plan as a whole",
+            "the site's policy asks for more clients",
+            "policy_cohort",
+        ]
+    ]
+    assert rows(made("private"), caption) is None
+
+
+def test_a_plan_that_a_site_declined_stands_with_its_reason_in_words(made):
+    table = rows(made("declining"), "What clients declined; nothing left them for it")
+    assert table == [
+        [
+            "gamma",
+            "the plan, before opening it, of another run",
+            "the site's policy allows less epsilon",
+            "policy_epsilon",
+        ],
+        [
+            "gamma",
+            "the plan, before opening it",
+            "the site's operator has not approved it",
+            "not_approved",
+        ],
+    ]
+
+
+def test_a_run_that_came_to_nothing_because_a_site_declined_says_why(tmp_path):
+    with runs.priced_run(tmp_path / "run") as run:
+        runs.decline(run, "beta", Reason.POLICY_MODEL)
+    found = write_report(tmp_path / "run", None, unfinished=False)
+    assert isinstance(found, Refuted)
+    ((client, what, reason, _),) = rows(
+        tmp_path / "run", "What clients declined; nothing left them for it"
+    )
+    assert (client, what) == ("beta", "the plan, before opening it")
+    assert reason == "the site's policy does not list this base model"
+    said = words(tmp_path / "run")
+    assert "Nothing is claimed about this run" in said
+    assert "epsilon" not in said
+
+
+def test_every_code_of_a_ledger_has_words():
+    said = {in_words(reason) for reason in Reason}
+    assert len(said) == len(Reason)
+    for text in said:
+        assert "_" not in text
+
+
+def test_a_run_without_a_result_is_not_called_a_training(made):
+    said = words(made("all aborted"))
+    assert "set out to train one language model" in said
+    assert "0 of 1 round gave a result, so that the model is as it was" in said
+    assert "trained one language model" not in said
+    # What was charged may be known to the coordinator all the same.
+    assert "right at most 50.3% of the time" in said
+
+
+def test_colluders_are_told_in_the_first_paragraphs(made):
+    said = words(made("colluding"))
+    assert "any one other client, also where it works with the coordinator" in said
+    assert "In each sum 2 owners, the one whose data it is among them" in said
+    assert "more owners working together than that" in said
+
+
+def test_a_bound_is_rounded_up_and_what_protects_is_rounded_down():
+    for share in (0.5030000001, 0.503, 0.01, 0.0011, 0.9900001, 0.99999, 0.1234):
+        shown = at_most(share).rstrip("%")
+        assert Decimal(shown) >= 100 * Decimal(repr(share))
+        assert float(shown) < 100 * share + 0.11
+    assert at_most(0.503) == "50.3%"
+    assert at_most(0.5030000000000001) == "50.4%"
+    assert at_most(1.0) == "100%"
+    assert epsilon_text(Decimal("0.10000000001")) == "0.1001"
+    assert epsilon_text(Decimal("Infinity")) == "infinity"
+    assert noise_text(1.41499999) == "1.414"
+    assert noise_text(12345.9) == "12340"
+    assert noise_text(0.00123456) == "0.001234"
 
 
 # A run that has not ended.
@@ -279,7 +383,7 @@ def test_a_score_that_is_none_is_not_shown(folder, value):
     path.write_text(text.replace("NaN", "null"))
     write_report(folder, None, unfinished=False)
     said = words(folder)
-    assert "no score was published" in said
+    assert "No score is shown" in said
     assert "script" not in (folder / "report.html").read_text("utf-8")
     assert rows(folder, "Mean held-out reward, rescaled to 0 to 1") is None
 
