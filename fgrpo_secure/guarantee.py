@@ -222,7 +222,7 @@ def not_protected(plan: Plan) -> list[str]:
     return [
         "- the data from the client's own site: its machine, its operator and its "
         "reward functions see them as before, and so does any service that a reward "
-        "function asks. This version runs all parties on one machine, and whoever "
+        "function asks. `fgrpo run` runs all parties on one machine, and whoever "
         "owns that sees all data;",
         "- against a reward function that remembers or compares prompts: none of this "
         "holds then, and nothing here can check it;",

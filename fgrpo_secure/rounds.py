@@ -130,8 +130,10 @@ def read_notes(folder: Path) -> dict[int, RoundNote]:
 
     Nothing vouches for them, so that a line which is not in its form is passed over.
     """
+    path = folder / _FILE
     try:
-        lines = (folder / _FILE).read_text("utf-8").splitlines()
+        # A pipe in its place would be read for ever.
+        lines = path.read_text("utf-8").splitlines() if path.is_file() else []
     except (OSError, ValueError):
         return {}
     found: dict[int, RoundNote] = {}
