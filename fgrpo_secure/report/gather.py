@@ -40,6 +40,7 @@ from privacy.ledger import (
     VerifiedLedger,
     claimed_epsilon,
     read_key_file,
+    split_views,
     verify_folder,
     verify_ledger,
 )
@@ -61,9 +62,11 @@ def gather(
         such a folder, and of no other.
     """
     report, cohorts = verify_folder(folder, unfinished=unfinished)
-    if not report.ok:
-        problems = tuple(str(problem) for problem in report.problems)
-        open_end = not unfinished and verify_folder(folder, unfinished=True)[0].ok
+    problems = _problems(report)
+    if problems:
+        open_end = not unfinished and not _problems(
+            verify_folder(folder, unfinished=True)[0]
+        )
         return Refuted(problems, open_end, tuple(_declined_in(folder, report.run)))
     try:
         facts = _facts(
@@ -76,6 +79,12 @@ def gather(
         named = (f"{audit.source}: the audit refutes the claim" for audit in refuting)
         return Refuted(tuple(named))
     return facts
+
+
+def _problems(report: Report) -> tuple[str, ...]:
+    """All that is wrong with a folder; two histories that its ledgers hold, too."""
+    wrong = map(str, report.problems)
+    return (*wrong, *map(str, split_views(report.roots)))
 
 
 def _declined_in(folder: Path, this: bytes | None) -> Iterator[tuple[str, Declination]]:
