@@ -47,13 +47,12 @@ def at_most(share: float) -> str:
     Guarantee:
         What it says is no less than the share as claim.json states it.
     """
-    if share >= 1:
-        return "100%"
     # The shortest text of a float is what claim.json has, and what is rounded.
     exact = Decimal(repr(share))
     fine = exact > Decimal(repr(HARDLY_A_LIMIT)) or exact < _SMALL_SHARE
     step = Decimal("0.01" if fine else "0.1")
-    return f"{(100 * exact).quantize(step, rounding=ROUND_CEILING)}%"
+    percent = (100 * exact).quantize(step, rounding=ROUND_CEILING)
+    return f"{percent}%" if percent < 100 else "100%"
 
 
 def epsilon_text(epsilon: Decimal) -> str:

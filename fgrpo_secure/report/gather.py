@@ -250,7 +250,7 @@ def _rounds(
         end = ends.get(place)
         spent = [c.charged[number] for c in clients if number in c.charged]
         epsilon = max([epsilon, *spent])
-        published = isinstance(end, Published)
+        survivors = end.survivors if isinstance(end, Published) else ()
         found.append(
             RoundFacts(
                 number=number,
@@ -259,19 +259,28 @@ def _rounds(
                 reason=end.reason.value if isinstance(end, Aborted) else "",
                 moved=place in moved,
                 members=members.get(place, ()),
-                survivors=end.survivors if isinstance(end, Published) else (),
+                survivors=survivors,
                 dropouts=end.dropouts if isinstance(end, Aborted) else (),
                 charged=len(spent),
                 epsilon=epsilon,
-                note=_believable(notes.get(number), published=published),
+                note=_believable(notes.get(number), survivors),
             )
         )
     return tuple(found)
 
 
-def _believable(note: RoundNote | None, *, published: bool) -> RoundNote | None:
-    """A note that contradicts the ledger is not shown."""
-    return note if note is not None and note.published == published else None
+def _believable(note: RoundNote | None, survivors: Sequence[str]) -> RoundNote | None:
+    """A note that contradicts the ledger is not shown.
+
+    Args:
+        note: what the coordinator noted.
+        survivors: of the sum, by its ledger; none where there is no sum.
+    """
+    if note is None or note.published != bool(survivors):
+        return None
+    # Without a sum nothing was divided by anything.
+    same = note.survivors == len(survivors) and (note.published or not note.weights)
+    return note if same else None
 
 
 def is_run(folder: Path) -> bool:

@@ -19,7 +19,7 @@ from fgrpo_secure.report.drawing import (
     svg,
 )
 from fgrpo_secure.report.facts import PUBLISHED, RunFacts
-from fgrpo_secure.report.figures import FALSE_ALARMS
+from fgrpo_secure.report.figures import FALSE_ALARMS, counted
 from privacy.attacker import Tradeoff
 
 
@@ -29,8 +29,8 @@ def attacker_plot(limits: Tradeoff) -> Plot:
     most = [limits.found(float(rate)) for rate in rates]
 
     def draw(axes: Axes) -> None:
-        axes.semilogx(rates, rates, color=INK, linestyle="--", linewidth=1)
-        axes.semilogx(rates, most, color=FIRST, linewidth=2)
+        axes.loglog(rates, rates, color=INK, linestyle="--", linewidth=1)
+        axes.loglog(rates, most, color=FIRST, linewidth=2)
         for rate in FALSE_ALARMS:
             axes.plot(rate, limits.found(rate), "o", color=FIRST, markersize=6)
         axes.fill_between(rates, rates, most, color=FIRST, alpha=0.12, linewidth=0)
@@ -38,7 +38,7 @@ def attacker_plot(limits: Tradeoff) -> Plot:
             xlabel="absent ones wrongly named",
             ylabel="present ones found",
             xlim=(1e-4, 1),
-            ylim=(0, 1.02),
+            ylim=(1e-4, 1.2),
         )
         axes.xaxis.set_major_formatter(FuncFormatter(_percent))
         axes.yaxis.set_major_formatter(FuncFormatter(_percent))
@@ -142,7 +142,7 @@ def noise_plot(facts: RunFacts) -> Plot | None:
         "Noise in each sum",
         "Standard deviation over the most that one unit can move: as recorded, if "
         "every client in the sum added its share (dots), and what epsilon counts on, "
-        f"{plan.honest_shares} honest shares (dashed).",
+        f"{counted(plan.honest_shares, 'honest share')} (dashed).",
         svg("noise", draw, "Noise in the sum of each round"),
     )
 

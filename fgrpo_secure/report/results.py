@@ -17,7 +17,7 @@ from fgrpo_secure.report.markup import (
 )
 from fgrpo_secure.report.plots import attacker_plot, epsilon_plot
 from fgrpo_secure.report.reasons import declined_what, in_words
-from privacy.ledger import claimed_epsilon
+from privacy.ledger import claimed_epsilon, decimal_text
 
 
 def attacker(facts: RunFacts) -> Html:
@@ -71,7 +71,8 @@ def spend(facts: RunFacts) -> Html:
         table("Epsilon by client", heads, rows, numbers=range(1, 7)),
         element(
             "p",
-            "And of each client's data set, over all runs that its ledger holds. Over "
+            "And of each client's data set, over all runs that its ledger holds, at "
+            "the delta of its cap. The promise of one run is that run's own. Over "
             "several the Renyi filter counts, the promise is the largest cap that any "
             "of them registered, and the limit is what the filter lets through under "
             "it, however the runs were chosen.",
@@ -82,13 +83,14 @@ def spend(facts: RunFacts) -> Html:
                 "client",
                 "runs",
                 "charges",
+                "at delta",
                 "counted",
                 "its cap",
                 "promise",
                 "guess right",
             ),
             [_data_set_row(client) for client in facts.clients],
-            numbers=range(1, 7),
+            numbers=range(1, 8),
         ),
     ]
     said = [(client.name, one) for client in facts.clients for one in client.declined]
@@ -110,14 +112,15 @@ def _spend_row(client: ClientFacts) -> tuple[str, ...]:
 def _data_set_row(client: ClientFacts) -> tuple[str, ...]:
     data_set = client.data_set
     budget = data_set.budget
-    promise = budget.promise if budget.runs > 1 else client.epsilon
+    several = budget.runs > 1
     return (
         client.name,
         f"{budget.runs:,}",
         f"{budget.lifetime.charges:,}",
+        decimal_text(budget.lifetime.delta),
         epsilon_text(claimed_epsilon(budget.lifetime)),
         epsilon_text(budget.cap),
-        epsilon_text(promise),
+        epsilon_text(budget.promise) if several else "its run's",
         at_most(data_set.limits.accuracy),
     )
 

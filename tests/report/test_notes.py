@@ -28,15 +28,22 @@ FIRST = RoundNote(
 )
 
 
+def of_round(number, **changes):
+    """A note that the ledger of the run bears out."""
+    survivors = {1: 3, 2: 0, 3: 2}[number]
+    weights = 1.5 if survivors else 0.0
+    values = {"round": number, "published": number != 2, "survivors": survivors}
+    return replace(FIRST, **(values | {"weights": weights} | changes))
+
+
 def drawn(folder):
     return {svg.get("aria-label") for svg in parsed(folder).iter("svg")}
 
 
 def test_noted_rounds_stand_in_table_and_plots(folder):
     (folder / "server").mkdir()
-    for number, published in ((1, True), (2, False), (3, True)):
-        noted = replace(FIRST, round=number, published=published)
-        write_note(folder / "server", noted)
+    for number in (1, 2, 3):
+        write_note(folder / "server", of_round(number))
     write_report(folder, None, unfinished=False)
     assert rows(folder, TABLE)[0][5:8] == ["1.500", "3,010", "60,300"]
     assert drawn(folder) >= {
@@ -53,10 +60,20 @@ def test_noted_rounds_stand_in_table_and_plots(folder):
     assert "2.96" not in said
 
 
-def test_a_note_that_contradicts_the_ledger_is_not_shown(folder):
+@pytest.mark.parametrize(
+    "note",
+    [
+        of_round(2, published=True),
+        of_round(2, weights=1.5),
+        of_round(1, published=False),
+        of_round(1, survivors=2),
+        of_round(3, survivors=3),
+        of_round(1, round=9),
+    ],
+)
+def test_a_note_that_contradicts_the_ledger_is_not_shown(folder, note):
     (folder / "server").mkdir()
-    write_note(folder / "server", replace(FIRST, round=2))
-    write_note(folder / "server", replace(FIRST, round=9))
+    write_note(folder / "server", note)
     write_report(folder, None, unfinished=False)
     assert "60,300" not in words(folder)
 
@@ -65,9 +82,7 @@ def noted(folder, *rounds, **changes):
     """The coordinator's notes of these rounds of a run, and the report with them."""
     (folder / "server").mkdir()
     for number in rounds:
-        published = number != 2
-        note = replace(FIRST, round=number, published=published, **changes)
-        write_note(folder / "server", note)
+        write_note(folder / "server", of_round(number, **changes))
     write_report(folder, None, unfinished=False)
 
 
@@ -86,11 +101,11 @@ def test_the_share_of_time_says_which_rounds_it_is_of(folder, made, tmp_path):
 
 def test_the_time_of_one_round_alone_is_not_shown(made, tmp_path):
     """What a single round took by phase depends on what was drawn in it."""
-    for kind, number in (("private", 1), ("all aborted", 1)):
+    for kind in ("private", "all aborted"):
         run = shutil.copytree(made(kind), tmp_path / kind)
         (run / "server").mkdir()
-        published = kind == "private"
-        write_note(run / "server", replace(FIRST, round=number, published=published))
+        note = of_round(1) if kind == "private" else replace(of_round(2), round=1)
+        write_note(run / "server", note)
         write_report(run, None, unfinished=False)
         assert "Bytes by phase" in drawn(run)
         assert "Time by phase" not in drawn(run)
@@ -103,8 +118,7 @@ def test_rounds_that_took_no_time_do_not_hide_the_one_that_did(folder):
     write_note(folder / "server", FIRST)
     for number in (2, 3):
         still = {"offer": 0.0, "shares": 0.0}
-        note = replace(FIRST, round=number, published=number == 3, seconds=still)
-        write_note(folder / "server", note)
+        write_note(folder / "server", of_round(number, seconds=still))
     write_report(folder, None, unfinished=False)
     assert "Time by phase" not in drawn(folder)
 
