@@ -149,8 +149,8 @@ def not_here(facts: RunFacts) -> Html:
         "What is not in this folder",
         element(
             "p",
-            "Nothing of it is needed for the promise. What would be shown of it is "
-            "left out, and not nought.",
+            "Nothing of it is needed for the promise. What it would show is left out; "
+            "that does not make it zero.",
         ),
         element("ul", *(element("li", said) for said in facts.missing)),
     )

@@ -57,9 +57,10 @@ def write_report(
     if released is not None:
         audits = [*audits, (RELEASE, released)]
     # An earlier report must not outlive what it was of, also where this one fails.
-    for name in (PAGE, CLAIM):
+    for name in (CLAIM, PAGE):
         (folder / name).unlink(missing_ok=True)
     found = gather(folder, audits, unfinished=unfinished)
-    write_atomically(folder / PAGE, report_page(found, folder.resolve().name))
-    write_atomically(folder / CLAIM, claim_json(found))
+    page, claim = report_page(found, folder.resolve().name), claim_json(found)
+    write_atomically(folder / PAGE, page)
+    write_atomically(folder / CLAIM, claim)
     return found

@@ -39,6 +39,7 @@ PRIMITIVE = {
     "fgrpo_secure/tracking.py": {"__init__", "_tell", "_write"},
     # These are no part of a run.
     "fgrpo_secure/approvals.py": {"approve"},
+    "fgrpo_secure/report/write.py": {"write_report"},
     "fgrpo_secure/policy_commands.py": {"write_policy"},
     "fgrpo_secure/assets/make.py": {"report", "save", "write_data"},
     "fgrpo_secure/scaffold.py": {"write_project"},

@@ -1,6 +1,7 @@
 """One finished run, made once for all tests, also where several processes test."""
 
 import fcntl
+import importlib.util
 import json
 import os
 import shutil
@@ -53,7 +54,10 @@ def finished(tmp_path_factory):
     with (base / "finished.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
-            config = write_config(folder, public=NAMES)
+            # Event files are searched for what is private, where they can be made.
+            has = importlib.util.find_spec("tensorboard") is not None
+            machine = {"tracking": ["tensorboard"] if has else []}
+            config = write_config(folder, public=NAMES, machine=machine)
             for name in NAMES:
                 edit_rows(folder / f"data/{name}.jsonl", partial(with_references, name))
             program = Program(folder, "run", config, "--output", output, "--json")

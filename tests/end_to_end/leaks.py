@@ -10,8 +10,10 @@ from pathlib import Path
 from fgrpo_secure.grpo.units import unit_id
 from tests.end_to_end.program import NAMES, RIGHT, WRONG, records, secret
 
-# No needle is shorter; what is shorter is found in any file by chance.
+# No text is shorter; what is shorter is found in any file by chance. A float of 32 bits
+# is half as long, and by chance in one run of many thousands.
 _SHORTEST = 8
+_SHORTEST_NUMBER = 4
 # Text within a longer text starts at one of three places of base64's groups, and its
 # first and last characters depend on what stands beside it.
 _ALIGNMENTS = 3
@@ -68,6 +70,8 @@ def needles_of(folder: Path, output: Path) -> list[Needle]:
             found.append(Needle("a unit's id", name, bytes.fromhex(unit_id(prompt))))
         for path in (output / "clients" / name).rglob("*.key"):
             found += _keys(path, name)
+        for number in sorted(means_of(output, name)):
+            found += [Needle("a mean reward", name, form) for form in _numbers(number)]
     found += _keys(output / "server" / "identity.key", "server")
     for reward in (RIGHT, WRONG):
         found += [Needle("a reward", "", form) for form in _numbers(reward)]
@@ -78,12 +82,12 @@ def leaks(haystacks: list[Haystack], needles: list[Needle]) -> set[tuple[str, st
     """Where something was found, and what."""
     by_start: dict[bytes, list[Needle]] = defaultdict(list)
     for needle in needles:
-        by_start[needle.form[:_SHORTEST]].append(needle)
+        by_start[needle.form[:_SHORTEST_NUMBER]].append(needle)
     found = set()
     for haystack in haystacks:
         data = haystack.data
-        for place in range(len(data) - _SHORTEST + 1):
-            for needle in by_start.get(data[place : place + _SHORTEST], ()):
+        for place in range(len(data) - _SHORTEST_NUMBER + 1):
+            for needle in by_start.get(data[place : place + _SHORTEST_NUMBER], ()):
                 if data.startswith(needle.form, place):
                     found.add((haystack.name, needle.what))
     return found
@@ -142,10 +146,18 @@ def _base64(data: bytes) -> set[bytes]:
     return {form for form in forms if len(form) >= _SHORTEST}
 
 
+def means_of(output: Path, name: str) -> set[float]:
+    """What a client noted of its own draws, where chance would not write the same."""
+    found = set()
+    for path in (output / "clients" / name).glob("run-*/metrics.jsonl"):
+        for line in path.read_text("utf-8").splitlines():
+            mean = json.loads(line)["mean_reward"]
+            if mean is not None and len(str(abs(mean))) > _SHORTEST:
+                found.add(mean)
+    return found
+
+
 def _numbers(value: float) -> set[bytes]:
-    return {
-        str(abs(value)).encode(),
-        f"{abs(value):.6f}".encode(),
-        struct.pack("<d", value),
-        struct.pack(">d", value),
-    }
+    forms = {f"{abs(value):.6f}".encode(), str(abs(value)).encode()}
+    packed = {struct.pack(order + size, value) for order in "<>" for size in "fd"}
+    return {form for form in forms if len(form) >= _SHORTEST} | packed

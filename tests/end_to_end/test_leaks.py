@@ -1,15 +1,25 @@
 """Secrets at rest: what is planted in a run is found in nobody else's files."""
 
 import base64
+import importlib.util
 import json
 import shutil
 import stat
+import struct
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tests.end_to_end.leaks import Haystack, artefacts, leaks, needles_of
+from fgrpo_secure.cli import main
+from tests.end_to_end.leaks import (
+    Haystack,
+    artefacts,
+    leaks,
+    means_of,
+    needles_of,
+    reference,
+)
 from tests.end_to_end.program import NAMES, RIGHT, WRONG, secret
 
 
@@ -26,12 +36,23 @@ def printed(finished):
     ]
 
 
+@pytest.fixture(scope="module")
+def reported(finished, tmp_path_factory):
+    """The run's folder with its report."""
+    folder = tmp_path_factory.mktemp("reported") / "out"
+    shutil.copytree(finished.output, folder)
+    assert main(["report", str(folder)]) == 0
+    return folder
+
+
+# The range of a reward is public, and its ends are the two rewards here.
+KNOWN = {("config.toml", "a reward")}
+
+
 def test_nothing_that_is_planted_is_in_any_artefact_of_a_run(
-    finished, printed, needles
+    reported, printed, needles
 ):
-    found = leaks([*artefacts(finished.output), *printed], needles)
-    # The range of a reward is public, and its ends are the two rewards here.
-    assert found == {("config.toml", "a reward")}
+    assert leaks([*artefacts(reported), *printed], needles) == KNOWN
 
 
 def test_nothing_of_one_party_lies_in_anothers_private_folder(finished, needles):
@@ -47,11 +68,16 @@ def test_no_text_of_the_data_is_kept_by_the_client_itself(finished, needles):
     every = artefacts(finished.output, "server")
     kept = [stack for stack in every if stack.name.startswith("clients/")]
     assert len(kept) > 3 * len(NAMES)
-    assert leaks(kept, texts) == set()
+    # Its own means are what its metrics and its baseline are of.
+    assert {what for _, what in leaks(kept, texts)} == {"a mean reward"}
 
 
-def test_the_search_covers_every_kind_of_artefact(finished, needles):
-    names = {stack.name for stack in artefacts(finished.output)}
+def test_the_search_covers_every_kind_of_artefact(reported, needles):
+    names = {stack.name for stack in artefacts(reported)}
+    assert {name.partition("/")[0] for name in names} - {"tracking"} == {
+        *("adapter", "keys", "ledger", "server"),
+        *("claim.json", "config.toml", "plan.json", "report.html", "summary.json"),
+    }
     assert {
         "plan.json",
         "summary.json",
@@ -59,7 +85,9 @@ def test_the_search_covers_every_kind_of_artefact(finished, needles):
         "keys/sums.pub",
         "ledger/server.jsonl",
         "ledger/sums.jsonl.head",
+        "ledger/checkpoint",
         "server/before.json",
+        "server/rounds.jsonl",
         "adapter/adapter_model.safetensors",
     } <= names
     assert any(name.startswith("server/adapter-") for name in names)
@@ -71,12 +99,15 @@ def test_the_search_covers_every_kind_of_artefact(finished, needles):
         "a unit's id",
         "a key",
         "a reward",
+        "a mean reward",
     }
+    if importlib.util.find_spec("tensorboard"):
+        assert any("tfevents" in name for name in names)
 
 
 @pytest.fixture
-def spoilt(finished, tmp_path):
-    return shutil.copytree(finished.output, tmp_path / "out")
+def spoilt(reported, tmp_path):
+    return shutil.copytree(reported, tmp_path / "out")
 
 
 def append(path, data):
@@ -88,9 +119,9 @@ def in_json(path, key, value):
 
 
 def in_tensor(path, value):
-    """A reward among the numbers of a checkpoint."""
+    """A reward among the numbers of a checkpoint, as they are kept there."""
     tensors = load_file(path)
-    tensors["kept"] = np.full(2, value, dtype=np.float64)
+    tensors["kept"] = np.full(2, value, dtype=np.float32)
     save_file(tensors, path)
 
 
@@ -101,45 +132,106 @@ def in_a_record(path, text):
     append(path, line.encode() + b"\n")
 
 
+def in_json_line(path, value):
+    append(path, json.dumps({"round": 3, "mean": value}).encode() + b"\n")
+
+
+def event(output, data):
+    (output / "tracking").mkdir(exist_ok=True)
+    (output / "tracking/planted").write_bytes(b"\x0a\x05" + data)
+
+
+def mean_of(output, name):
+    return max(means_of(output, name), key=lambda mean: len(str(mean)))
+
+
+def form(needles, what, owner):
+    """Some form of something private."""
+    return next(n.form for n in needles if (n.what, n.owner) == (what, owner))
+
+
 def key_of(output, name):
     return (output / name / "identity.key").read_bytes()
 
 
 LEAKS = {
     "a column in the summary": (
-        lambda out: in_json(out / "summary.json", "note", secret("sums", 7)),
+        lambda out, _: in_json(out / "summary.json", "note", secret("sums", 7)),
         ("summary.json", "a column"),
     ),
     "a column in a ledger": (
-        lambda out: in_a_record(out / "ledger/sums.jsonl", f"x{secret('sums', 0)}"),
+        lambda out, _: in_a_record(out / "ledger/sums.jsonl", f"x{secret('sums', 0)}"),
         ("ledger/sums.jsonl", "a column"),
     ),
     "a column in base64 in the plan": (
-        lambda out: append(
+        lambda out, _: append(
             out / "plan.json", base64.b64encode(f"see {secret('sort', 3)}!".encode())
         ),
         ("plan.json", "a column"),
     ),
     "a reward among the numbers of a checkpoint": (
-        lambda out: in_tensor(next((out / "server").glob("adapter-*")), RIGHT),
+        lambda out, _: in_tensor(next((out / "server").glob("adapter-*")), RIGHT),
         "a reward",
     ),
     "a reward beside the scores": (
-        lambda out: in_json(out / "server/before.json", "raw", WRONG),
+        lambda out, _: in_json(out / "server/before.json", "raw", WRONG),
         ("server/before.json", "a reward"),
     ),
     "a key in hex beside the public ones": (
-        lambda out: append(
+        lambda out, _: append(
             out / "keys/sums.pub", key_of(out, "clients/sums").hex().encode()
         ),
         ("keys/sums.pub", "a key"),
     ),
     "the server's key in the adapter's folder": (
-        lambda out: append(out / "adapter/README.md", key_of(out, "server")),
+        lambda out, _: append(out / "adapter/README.md", key_of(out, "server")),
         ("adapter/README.md", "a key"),
     ),
+    "a reference answer in the report": (
+        lambda out, _: append(out / "report.html", reference("sort", 5).encode()),
+        ("report.html", "a reference answer"),
+    ),
+    "a prompt in the claim": (
+        lambda out, needles: append(
+            out / "claim.json", form(needles, "a prompt", "count")
+        ),
+        ("claim.json", "a prompt"),
+    ),
+    "a mean reward in the coordinator's notes": (
+        lambda out, _: in_json_line(out / "server/rounds.jsonl", mean_of(out, "sums")),
+        ("server/rounds.jsonl", "a mean reward"),
+    ),
+    "a mean reward in an event file": (
+        lambda out, _: event(out, struct.pack("<f", mean_of(out, "sort"))),
+        ("tracking/planted", "a mean reward"),
+    ),
+    "a unit's id in a note of the log": (
+        lambda out, needles: append(
+            next((out / "ledger/log").iterdir()),
+            form(needles, "a unit's id", "sums"),
+        ),
+        "a unit's id",
+    ),
+    "a mean reward beside the adapter": (
+        lambda out, _: in_json(
+            out / "adapter/adapter_config.json", "m", mean_of(out, "shift")
+        ),
+        ("adapter/adapter_config.json", "a mean reward"),
+    ),
+    "a unit's id beside a remembered head": (
+        lambda out, needles: append(
+            out / "ledger/sums.jsonl.head", form(needles, "a unit's id", "sums")
+        ),
+        ("ledger/sums.jsonl.head", "a unit's id"),
+    ),
+    "a key in the log's checkpoint": (
+        lambda out, _: append(
+            out / "ledger/checkpoint", base64.b64encode(key_of(out, "clients/shift"))
+        ),
+        ("ledger/checkpoint", "a key"),
+    ),
     "a key in the middle of base64": (
-        lambda out: append(
+        lambda out, _: append(
             out / "config.toml", base64.b64encode(b"key:" + key_of(out, "clients/sort"))
         ),
         ("config.toml", "a key"),
@@ -149,8 +241,8 @@ LEAKS = {
 
 @pytest.mark.parametrize(("plant", "where"), LEAKS.values(), ids=LEAKS.keys())
 def test_a_planted_leak_is_found(spoilt, needles, plant, where):
-    plant(spoilt)
-    found = leaks(artefacts(spoilt), needles) - {("config.toml", "a reward")}
+    plant(spoilt, needles)
+    found = leaks(artefacts(spoilt), needles) - KNOWN
     assert len(found) == 1
     assert where in {*found, next(iter(found))[1]}
 

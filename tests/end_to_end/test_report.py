@@ -60,7 +60,7 @@ def test_bytes_and_weights_of_every_round_were_noted(finished, output):
         assert noted.up["shares"] >= 4 * bytes_up
         assert noted.down["offer"] > noted.up["offer"] > 0
     assert main(["report", str(output)]) == 0
-    assert "not in this folder" not in words(output)
+    assert "notes of bytes and time are not in this folder" not in words(output)
 
 
 def test_nothing_private_is_in_the_report(output):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from fgrpo_secure.cli import main
-from fgrpo_secure.report import write_report
+from fgrpo_secure.report import write, write_report
 from tests.privacy.ledger.synthetic import make_key
 from tests.report import runs
 from tests.report.pages import parsed, words
@@ -112,6 +112,40 @@ def test_a_report_from_before_the_tampering_does_not_stay(folder):
     write_report(folder, None, unfinished=False)
     assert "onlooker" not in words(folder)
     assert json.loads((folder / "claim.json").read_bytes())["claim"] is None
+
+
+@pytest.mark.parametrize("where", ["gather", "report_page", "claim_json"])
+def test_no_earlier_report_outlives_one_that_fails(folder, monkeypatch, where):
+    """Not even half of it: a claim beside another page would be believed."""
+    write_report(folder, None, unfinished=False)
+    monkeypatch.setattr(write, where, lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_report(folder, None, unfinished=False)
+    assert not (folder / "claim.json").exists()
+    assert not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["report.html", "claim.json"])
+def test_a_report_that_cannot_be_written_is_an_error_and_leaves_none(
+    folder, name, capsys
+):
+    write_report(folder, None, unfinished=False)
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    assert main(["report", str(folder)]) == 5
+    assert name in capsys.readouterr().err
+    claim = folder / "claim.json"
+    assert not claim.is_file() or not json.loads(claim.read_bytes())["verified"]
+
+
+def test_a_report_is_written_over_a_link_and_not_through_it(folder, tmp_path):
+    target = tmp_path / "elsewhere"
+    target.write_text("kept")
+    (folder / "report.html").unlink()
+    (folder / "report.html").symlink_to(target)
+    write_report(folder, None, unfinished=False)
+    assert target.read_text() == "kept"
+    assert not (folder / "report.html").is_symlink()
 
 
 def test_asking_for_an_unfinished_run_excuses_no_tampering(tmp_path):
