@@ -340,6 +340,8 @@ def verify_ledgers(options: argparse.Namespace) -> int:
             for problem in between:
                 print(f"{path / problem.file}: {problem}")
             wrong += len(between)
+            if not between and all(report.ok for report in reports.values()):
+                print(f"{path}: verifies: {len(reports)} cohorts of one run")
         elif path.is_dir():
             report = verify_run(path, unfinished=options.unfinished)
             wrong += _print_report(path, report, roots)

@@ -466,6 +466,7 @@ def test_the_commands_check_and_show_every_cohort(finished, capsys):
     assert commands.verify_ledgers(options) == 0
     said = capsys.readouterr().out
     assert said.count("verifies: plan") == 2
+    assert said.endswith(": verifies: 2 cohorts of one run\n")
     assert all(f"  {name}: epsilon" in said for name in NAMES)
     assert commands.show_ledgers(options) == 0
     shown = capsys.readouterr().out.splitlines()

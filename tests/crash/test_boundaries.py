@@ -12,7 +12,7 @@ from tests.crash import cohorts
 from tests.crash.campaigns import is_another, is_write, listed
 from tests.end_to_end.program import ROOT, environment
 
-_SECONDS = 500
+_SECONDS = 900
 # The witness has to see each of these, or it would prove nothing.
 _RELEASES = ("client draw", "client statistic", "client noise", "client vector")
 

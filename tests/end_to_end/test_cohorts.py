@@ -2,11 +2,14 @@
 
 import json
 import shutil
+import tomllib
+
+import tomli_w
 
 from fgrpo_secure.cli import main
 from tests.app.cohorts import NAMES
 from tests.app.federation import SMALL
-from tests.end_to_end.program import Gate, Program, kinds, write_config
+from tests.end_to_end.program import Gate, Program, kinds, records, write_config
 
 COHORTS = {"min_survivors": 2, "colluders": 0, "cohort_size": 3}
 
@@ -90,6 +93,19 @@ def test_a_sites_policy_is_held_to_the_plan_of_its_own_cohort(tmp_path, capsys):
     assert main(["policy", "check", *about]) == 6
     said = capsys.readouterr().out
     assert "The plan has 3 clients, and the site asks for 4" in said
+    # A run is declined in writing before any client of any cohort opens it.
+    tree = tomllib.loads(config.read_text("utf-8"))
+    next(one for one in tree["client"] if one["name"] == "sums")["policy"] = str(policy)
+    config.write_text(tomli_w.dumps(tree))
+    assert main(["run", str(config), "--output", str(tmp_path / "out")]) == 6
+    assert "Wait for more clients, or lower least_clients" in capsys.readouterr().err
+    (ledger,) = (tmp_path / "state").rglob("*.jsonl")
+    written = [(r["party"], r["kind"], r["reason"]) for r in records(ledger)]
+    assert ("sums", "declined", "policy_cohort") in written
+    assert {kind for _, kind, _ in written} == {"declined"}
+    for place in (1, 2):
+        server = tmp_path / f"out/cohort-{place:04d}/ledger/server.jsonl"
+        assert set(kinds(server)) == {"opened"}
 
 
 def test_a_plan_of_two_cohorts_states_both(tmp_path, capsys):
