@@ -1541,7 +1541,7 @@ def _lines(told: Record) -> list[str]:
         count = len(told["findings"])
         if not count:
             lines.append(f"{told['folder']}: NOT VERIFIED: see its cohorts")
-            return "\n".join(lines)
+            return lines
         ending = "" if count == 1 else "s"
         lines.append(f"{told['folder']}: NOT VERIFIED: {count} finding{ending}")
         return lines

@@ -63,7 +63,7 @@ def cohort_folders(directory: Path) -> list[Path]:
 def is_cohort_folder(directory: Path) -> bool:
     """Whether a folder is that of one cohort of the run that it lies in."""
     whole = directory.resolve()
-    named = re.fullmatch(rf"{COHORT}[0-9]{{4,}}", whole.name) is not None
+    named = re.fullmatch(rf"{COHORT}[0-9]+", whole.name) is not None
     return named and len(cohort_folders(whole.parent)) > 1
 
 

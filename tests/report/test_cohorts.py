@@ -36,8 +36,8 @@ def test_a_report_is_of_a_cohorts_clients_and_says_that_it_is_one_of_several(fol
     results = [row[1] for row in rows(first, EVERY_ROUND)]
     assert results == [
         "published",
-        "aborted: below threshold; other cohorts' sums moved the adapter",
-        "aborted: below threshold",
+        "aborted: too few clients for a sum; other cohorts' sums moved the adapter",
+        "aborted: too few clients for a sum",
     ]
 
 

@@ -8,6 +8,7 @@ import pytest
 from fgrpo_secure.cli import main
 from fgrpo_secure.report import Refuted, write_report
 from fgrpo_secure.report.facts import RunFacts
+from privacy.ledger import cohort_folders
 from tests.audits.ledger_folders import VECTORS, altered_bytes, read, write
 from tests.report.pages import parsed, rows
 from tests.vectors.ledger_story import applied
@@ -30,33 +31,38 @@ def claims_nothing(folder):
     return True
 
 
+def reported(folder):
+    """What gets a report: a run's folder, or that of each of its cohorts."""
+    return cohort_folders(folder) or [folder]
+
+
 @pytest.mark.parametrize("case", CASES["valid"], ids=lambda case: case["name"])
 def test_every_honest_folder_gets_a_report(tmp_path, case):
-    folder = write(HONEST[case["name"]], tmp_path / "run")
-    assert main(["report", str(folder), *options(case)]) == 0
-    said = json.loads((folder / "claim.json").read_bytes())
-    assert said["verified"] is True
-    assert rows(folder, "Epsilon by client")
+    for folder in reported(write(HONEST[case["name"]], tmp_path / "run")):
+        assert main(["report", str(folder), *options(case)]) == 0
+        said = json.loads((folder / "claim.json").read_bytes())
+        assert said["verified"] is True
+        assert rows(folder, "Epsilon by client")
 
 
 @pytest.mark.parametrize("case", CASES["bad"], ids=lambda case: case["name"])
 def test_every_lie_gets_a_status_and_no_claim(tmp_path, case, capsys):
     files = applied(HONEST[case["folder"]], case["edits"])
-    folder = write(files, tmp_path / "run")
-    assert main(["report", str(folder), *options(case)]) == 1
-    assert "nothing is claimed" in capsys.readouterr().err
-    assert claims_nothing(folder)
+    for folder in reported(write(files, tmp_path / "run")):
+        assert main(["report", str(folder), *options(case)]) == 1
+        assert "nothing is claimed" in capsys.readouterr().err
+        assert claims_nothing(folder)
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_no_folder_that_was_altered_at_random_breaks_a_report(tmp_path, seed):
     name = random.Random(seed).choice(sorted(HONEST))  # noqa: S311
     files = altered_bytes(HONEST[name], seed)
-    folder = write(files, tmp_path / "run")
-    found = write_report(folder, None, unfinished=seed % 2 == 0)
-    if isinstance(found, Refuted):
-        assert claims_nothing(folder)
-    else:
+    for folder in reported(write(files, tmp_path / "run")):
+        found = write_report(folder, None, unfinished=seed % 2 == 0)
+        if isinstance(found, Refuted):
+            assert claims_nothing(folder)
+            continue
         assert isinstance(found, RunFacts)
         # What nobody signed may be anything or gone; what the ledgers say may not.
         for file, data in HONEST[name].items():
