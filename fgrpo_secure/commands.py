@@ -277,7 +277,8 @@ def run_job(options: argparse.Namespace) -> int:
     display = Display()
     display.say("Loading libraries ...")
     with quiet_libraries():
-        from fgrpo_secure.job import default_folder, run
+        from fgrpo_secure.job import run
+        from fgrpo_secure.preparation import default_folder
 
         root = options.output or default_folder(name)
         ask = operator_asked(config) if sys.stdin and sys.stdin.isatty() else None

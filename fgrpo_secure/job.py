@@ -11,15 +11,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from decimal import Decimal
-from itertools import chain, count
 from pathlib import Path
 from typing import Any, Protocol
 
 from fgrpo_secure.admission import Ask, admit, site_rules
-from fgrpo_secure.budget import check_budgets, check_pinned
-from fgrpo_secure.checkpoint import Checkpoint, write_checkpoint
+from fgrpo_secure.budget import check_budgets
 from fgrpo_secure.cohort import Cohort
 from fgrpo_secure.config import RunConfig
 from fgrpo_secure.display import RoundReport, stated_epsilon
@@ -27,6 +24,11 @@ from fgrpo_secure.errors import StateError
 from fgrpo_secure.folders import RunFolder, cohort_roots, held
 from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.policy import Policy
+from fgrpo_secure.preparation import (
+    check_folder,
+    open_server_ledger,
+    prepare_folders,
+)
 from fgrpo_secure.registration import register_cohorts
 from fgrpo_secure.rounds import Meter, write_note
 from fgrpo_secure.runtime.local import LocalExchange, WorkerOrder, accepted
@@ -37,32 +39,21 @@ from fgrpo_secure.secrets import (
     write_atomically,
 )
 from fgrpo_secure.server import Server
-from fgrpo_secure.server_optimizer import OptimizerState
-from fgrpo_secure.software import software
 from fgrpo_secure.task import load_run_policy, public_size
 from fgrpo_secure.tracking import Tracking, tracked
 from privacy.contribution import registered_event
-from privacy.crypto import SigningKey
 from privacy.ledger import (
-    HANDLE_BYTES,
     Ledger,
-    Role,
-    ServerOpened,
     Spend,
     claimed_epsilon,
-    cohort_folders,
     read_key_file,
     spend_of,
     verify_ledger,
-    write_key_file,
 )
-from privacy.ledger.durable import UNFINISHED_SUFFIX, make_directory
+from privacy.ledger.durable import make_directory
 from privacy.plan import MIN_CLIENTS, SERVER, Plan
-from privacy.randomness import system_entropy
-from privacy.wire import canonical_json
 
 _BEFORE = "before.json"
-_PLAN = "plan.json"
 _RESUME = "the same command with the same --output goes on from here."
 
 
@@ -118,14 +109,6 @@ def make_plans(config: RunConfig) -> tuple[tuple[Plan, ...], Policy]:
     return register_cohorts(config, sizes, dimension), policy
 
 
-def default_folder(name: str) -> Path:
-    """`runs/<config>-<UTC>`, new, also where the clock shows a time that has been."""
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    first = Path("runs") / f"{name}-{stamp}"
-    others = (first.with_name(f"{first.name}-{number}") for number in count(2))
-    return next(path for path in chain([first], others) if not path.exists())
-
-
 def run(
     config: RunConfig, root: Path, watcher: Watcher, ask: Ask | None = None
 ) -> Finished:
@@ -144,13 +127,13 @@ def run(
         FgrpoError, PrivacyError: what went wrong; the folder can be resumed.
     """
     started = time.monotonic()
-    _check_folder(root)
+    check_folder(root)
     watcher.say("Registering the plan: sizes, model, noise for the target epsilon ...")
     plans, policy = make_plans(config)
     make_directory(root)
     with held(root):
         # Who had it until now may have finished in it.
-        _check_folder(root)
+        check_folder(root)
         return _run_alone(config, root, watcher, plans, policy, started, ask)
 
 
@@ -491,122 +474,3 @@ def _samples(
         for old, new in pairs:
             rows.append((name, old["prompt"], old["completion"], new["completion"]))
     return tuple(rows)
-
-
-def _check_folder(root: Path) -> None:
-    if (root / "summary.json").exists():
-        raise StateError(
-            f"{root} holds a finished run.",
-            "Choose another --output, or leave it out to get a new folder.",
-        )
-    # Whoever died while it wrote a plan has left no more than a piece of it.
-    listed = root.iterdir() if root.exists() else ()
-    others = {path.name for path in listed} - {_PLAN + UNFINISHED_SUFFIX}
-    if others and not _begun(root):
-        raise StateError(
-            f"{root} is not empty and is not a run.",
-            "Choose another --output: nothing is written over other files.",
-        )
-
-
-def _begun(root: Path) -> set[str]:
-    """The folders of the cohorts that a run's folder holds; "" is its own."""
-    own = {""} if (root / _PLAN).exists() else set()
-    return own | {folder.name for folder in cohort_folders(root)}
-
-
-def prepare_folders(root: Path, config: RunConfig, plans: Sequence[Plan]) -> bool:
-    """As `prepare_folder`, for each cohort of a run.
-
-    Raises:
-        StateError: the folder holds a run of other plans.
-    """
-    roots = cohort_roots(root, len(plans))
-    names = {"" if place == root else place.name for place in roots}
-    if not _begun(root) <= names:
-        raise _other_plan(root)
-    found = [
-        prepare_folder(place, config, plan, root)
-        for place, plan in zip(roots, plans, strict=True)
-    ]
-    if len(plans) > 1:
-        write_atomically(root / "config.toml", config.to_toml().encode())
-    return any(found)
-
-
-def _other_plan(root: Path) -> StateError:
-    return StateError(
-        f"{root} holds an unfinished run of another plan.",
-        f"Go on with it by `fgrpo run {root / 'config.toml'} --output {root}`, "
-        "or choose another --output for this configuration.",
-    )
-
-
-def prepare_folder(
-    root: Path, config: RunConfig, plan: Plan, run_root: Path | None = None
-) -> bool:
-    """Write what identifies a cohort's run; returns whether it was there already.
-
-    Args:
-        root: the cohort's folder.
-        config: the run's configuration.
-        plan: the cohort's.
-        run_root: the run's folder, where it is another; the server's key is in it.
-
-    Raises:
-        StateError: the folder holds a run of another plan.
-    """
-    run_root = run_root or root
-    path = root / _PLAN
-    if path.exists():
-        if path.read_bytes() != canonical_json(plan.to_json()):
-            raise _other_plan(run_root)
-        resumed = True
-    else:
-        make_directory(root)
-        write_atomically(path, canonical_json(plan.to_json()))
-        resumed = False
-    for name in ("ledger", "keys"):
-        make_directory(root / name)
-    write_atomically(root / "config.toml", config.to_toml().encode())
-    folder = RunFolder.of(root, config)
-    private_directory(folder.store)
-    parties = {client.name: folder.private(client.name) for client in plan.clients}
-    parties[SERVER] = run_root / SERVER
-    for name, private in parties.items():
-        own = identity_key(private).verify_key
-        if not folder.key(name).exists():
-            write_key_file(folder.key(name), own)
-        elif read_key_file(folder.key(name)) != own:
-            raise StateError(
-                f"The identity key of {name} is not the one that {root} pins.",
-                "Restore its private folder; a run cannot change identities.",
-            )
-    return resumed
-
-
-def open_server_ledger(
-    folder: RunFolder, plan: Plan, private: Path, policy: Policy, key: SigningKey
-) -> Ledger:
-    """The server's ledger, with the run opened in it.
-
-    Raises:
-        LedgerError: the ledger does not verify.
-        StateError: it pins another plan or other keys than the folder holds.
-    """
-    ledger = Ledger.open(folder.ledger(SERVER), key, party=SERVER, role=Role.SERVER)
-    if ledger.history.opened is None:
-        fresh = OptimizerState.fresh(plan.dimension)
-        start = Checkpoint(adapter.to_bytes(policy.model), fresh)
-        write_checkpoint(private, None, start)
-        ledger.append(
-            ServerOpened(
-                run=system_entropy(HANDLE_BYTES),
-                software=software(),
-                plan=plan.to_json(),
-                plan_digest=plan.digest_bytes,
-                roster={who: k.raw for who, k in folder.roster(plan).items()},
-            )
-        )
-    check_pinned(ledger, plan, folder)
-    return ledger

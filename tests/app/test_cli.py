@@ -358,7 +358,7 @@ def test_an_adapter_that_is_missing_or_of_another_model_is_an_error(
 
 
 def test_a_run_without_an_output_gets_a_new_folder_named_by_its_configuration():
-    from fgrpo_secure.job import default_folder
+    from fgrpo_secure.preparation import default_folder
 
     assert re.fullmatch(r"runs/tiny-\d{8}T\d{6}Z", str(default_folder("tiny")))
 
@@ -366,7 +366,7 @@ def test_a_run_without_an_output_gets_a_new_folder_named_by_its_configuration():
 def test_a_clock_that_went_back_leads_to_no_folder_of_another_run(
     tmp_path, monkeypatch
 ):
-    from fgrpo_secure import job
+    from fgrpo_secure import preparation
 
     class Stopped:
         @staticmethod
@@ -374,10 +374,10 @@ def test_a_clock_that_went_back_leads_to_no_folder_of_another_run(
             return datetime(2026, 1, 2, tzinfo=zone)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(job, "datetime", Stopped)
+    monkeypatch.setattr(preparation, "datetime", Stopped)
     names = []
     for _ in range(3):
-        folder = job.default_folder("tiny")
+        folder = preparation.default_folder("tiny")
         folder.mkdir(parents=True)
         names.append(folder.name)
     first = "tiny-20260102T000000Z"

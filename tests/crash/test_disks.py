@@ -16,6 +16,7 @@ from fgrpo_secure.cli import main
 from fgrpo_secure.errors import StateError, said_by_system
 from fgrpo_secure.folders import held
 from fgrpo_secure.grpo.adapter import save_pretrained
+from fgrpo_secure.preparation import check_folder
 from fgrpo_secure.secrets import private_directory, write_atomically
 from privacy.errors import LedgerError
 from privacy.ledger import Ledger, Role
@@ -103,15 +104,15 @@ def test_a_run_in_a_folder_that_may_not_be_written_is_refused_in_two_lines(close
 
     def run():
         sys.stderr = errors.open("w", buffering=1)
-        make_plan = job.make_plan
+        make_plans = job.make_plans
 
         def plan_and_drop(config):
-            made = make_plan(config)
+            made = make_plans(config)
             # Whoever may not read the libraries could not have come so far.
             drop_rights()
             return made
 
-        job.make_plan = plan_and_drop
+        job.make_plans = plan_and_drop
         return main(["run", "tiny", "--output", str(closed / "out")])
 
     assert in_a_child(run, before=lambda: None) == "5"
@@ -220,7 +221,7 @@ def test_a_folder_is_held_by_one_process_and_free_when_that_is_dead(tmp_path):
 def test_a_folder_in_which_a_run_may_begin_or_go_on_is_taken(tmp_path, names):
     for name in names:
         (tmp_path / name).touch()
-    job._check_folder(tmp_path)
+    check_folder(tmp_path)
 
 
 @pytest.mark.parametrize("names", [["thesis.tex"], ["plan.json.tmp", "config.toml"]])
@@ -228,5 +229,5 @@ def test_a_folder_of_something_else_is_not_taken(tmp_path, names):
     for name in names:
         (tmp_path / name).touch()
     with pytest.raises(StateError, match="is not a run"):
-        job._check_folder(tmp_path)
+        check_folder(tmp_path)
     shutil.rmtree(tmp_path)

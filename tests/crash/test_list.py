@@ -50,7 +50,7 @@ ASKING = {
     ("job.py", "_write_summary"): "run/summary.json",
     ("job.py", "before"): "run/server/before.json",
     ("job.py", "copy_ledgers"): "run/ledger/CLIENT.jsonl",
-    ("job.py", "prepare_folder"): "run/plan.json",
+    ("preparation.py", "prepare_folder"): "run/plan.json",
     ("learner.py", "_store_baseline"): "store/CLIENT/run-DIGEST/baseline.json",
     ("learner.py", "contribute"): "store/CLIENT/run-DIGEST/opening-ROUND.key",
     ("metrics.py", "note"): "store/CLIENT/run-DIGEST/metrics.jsonl",
@@ -61,7 +61,7 @@ ASKING = {
     ("ledger/remembered.py", "store_head"): "head intent",
     ("ledger/shared_log.py", "_keep"): "run/ledger/log/SIZE.note",
     ("ledger/keyfiles.py", "write_key_file"): "run/keys/CLIENT.pub",
-    ("job.py", "prepare_folders"): "run/config.toml",
+    ("preparation.py", "prepare_folders"): "run/config.toml",
     ("joint.py", "record_step"): "run/server/step.json",
     # No part of a run.
     ("approvals.py", "approve"): None,
