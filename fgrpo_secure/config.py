@@ -423,26 +423,44 @@ def parse_config(
     Raises:
         ConfigurationError: as `load_config` raises it.
     """
+    tree = read_tree(text, source)
+    _check_shape(source, tree)
+    for override in overrides:
+        _override(tree, override)
+    return resolve_paths(validate_tree(tree, source), folder)
+
+
+def read_tree(text: str, source: str) -> dict[str, Any]:
+    """The tables of a TOML text, its decimals exact.
+
+    Raises:
+        ConfigurationError: it is not TOML.
+    """
     try:
-        tree = tomllib.loads(text, parse_float=Decimal)
+        return tomllib.loads(text, parse_float=Decimal)
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(
             f"{source} is not valid TOML: {error}.",
             "Correct that line: text stands in quotes, a section in [brackets], a "
             "client in [[client]].",
         ) from None
+
+
+def validate_tree(tree: Mapping[str, Any], source: str) -> RunConfig:
+    """The configuration that a tree of tables says, its paths as they were written.
+
+    Raises:
+        ConfigurationError: an unknown or missing key, or a value out of range.
+    """
     _check_shape(source, tree)
-    for override in overrides:
-        _override(tree, override)
     try:
-        config = RunConfig.model_validate(tree)
+        return RunConfig.model_validate(tree)
     except ValidationError as error:
         known = {
-            name: _section_keys(field.annotation)
+            name: section_keys(field.annotation)
             for name, field in RunConfig.model_fields.items()
         }
         raise explain(source, tree, error, known) from None
-    return _resolve(config, folder)
 
 
 def _locate(source: str) -> Path:
@@ -511,14 +529,14 @@ def _override(tree: dict[str, Any], override: str) -> None:
     tree.setdefault(section, {})[rest[0]] = value
 
 
-def _section_keys(annotation: Any) -> tuple[str, ...]:  # noqa: ANN401
+def section_keys(annotation: Any) -> tuple[str, ...]:  # noqa: ANN401
     """The keys of a section, or of the tables in a list of them."""
     kinds = [annotation, *get_args(annotation)]
     section = next(kind for kind in kinds if hasattr(kind, "model_fields"))
     return tuple(section.model_fields)
 
 
-def _resolve(config: RunConfig, folder: Path) -> RunConfig:
+def resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
     """Make paths absolute; a name that is no file stays a hub name."""
     clients = tuple(
         client.model_copy(
