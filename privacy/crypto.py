@@ -101,6 +101,11 @@ class Label(StrEnum):
     PUBLISHED = "fgrpo-secure/1/published"
     ABORTED = "fgrpo-secure/1/aborted"
     TRANSCRIPT = "fgrpo-secure/1/transcript"
+    ENGINE_HELLO = "fgrpo-secure/1/engine-hello"
+    ENGINE_REQUEST = "fgrpo-secure/1/engine-request"
+    ENGINE_REQUEST_DIGEST = "fgrpo-secure/1/engine-request-digest"
+    ENGINE_ANSWER = "fgrpo-secure/1/engine-answer"
+    ENGINE_PAYLOAD = "fgrpo-secure/1/engine-payload"
 
 
 def sha256(label: Label, *parts: View) -> bytes:
