@@ -7,13 +7,9 @@ takes its clients out of the round, as a machine that is switched off would.
 from __future__ import annotations
 
 import hashlib
-import signal
 import time
-import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -22,34 +18,15 @@ from types import TracebackType
 from typing import Self
 
 from fgrpo_secure.config import RunConfig, load_config
-from fgrpo_secure.errors import (
-    FgrpoError,
-    StateError,
-    said_by_kernel,
-    said_by_system,
-)
+from fgrpo_secure.errors import StateError
 from fgrpo_secure.folders import RunFolder
-from fgrpo_secure.refusals import Silence
 from fgrpo_secure.runtime.orphans import end_with_parent
-from fgrpo_secure.secrets import write_atomically
+from fgrpo_secure.runtime.worker import Failure, Kind, asked, work
 from fgrpo_secure.site import Site, SiteProgress, open_site
-from privacy.errors import PrivacyError
 from privacy.plan import Plan
-from privacy.wire import Reader, Writer, parse_canonical_json
+from privacy.wire import Reader, parse_canonical_json
 
 _STOP_SECONDS = 10.0
-# A text that is longer in bytes than its reader takes would end the run.
-_MOST_CHARACTERS = 1000
-
-
-class _Kind(IntEnum):
-    """What a worker says."""
-
-    READY = 0
-    ANSWER = 1
-    SILENCE = 2
-    PROGRESS = 3
-    FAILED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +110,8 @@ class LocalExchange:
                     "A worker process ended while it started.",
                     "Look at the messages above; is there enough memory?",
                 )
-            kind = reader.integer()
-            if kind == _Kind.FAILED:
-                what, fix, code = reader.text(), reader.text(), reader.integer()
-                error = StateError(what, fix)
-                error.exit_code = code
-                raise error
+            if reader.integer() == Kind.FAILED:
+                raise Failure.read(reader).error
 
     @property
     def present(self) -> frozenset[str]:
@@ -216,9 +189,9 @@ class LocalExchange:
             return
         name = queue.pop()
         worker.busy = True
-        message = Writer().integer(self._sequence).text(phase).text(name)
+        message = asked(self._sequence, phase, name, messages[name])
         try:
-            worker.pipe.send_bytes(message.field(messages[name]).finish())
+            worker.pipe.send_bytes(message)
         except (BrokenPipeError, ConnectionResetError):
             worker.alive = False
 
@@ -244,7 +217,7 @@ class LocalExchange:
         if reader is None:
             return False
         kind = reader.integer()
-        if kind == _Kind.PROGRESS:
+        if kind == Kind.PROGRESS:
             self._on_progress(reader.text(), reader.integer(), reader.integer())
             return False
         worker.busy = False
@@ -253,11 +226,11 @@ class LocalExchange:
         if sequence != self._sequence or name not in awaited & set(worker.names):
             return True
         awaited.discard(name)
-        if kind == _Kind.ANSWER:
+        if kind == Kind.ANSWER:
             answers[name] = reader.field()
         else:
             # Here one operator has the server and all sites, and may read the words.
-            _said_to_server, words = reader.text(), reader.text()
+            _reason, words = reader.text(), reader.text()
             self._on_silence(name, words)
         return True
 
@@ -294,66 +267,12 @@ def _open_sites(
 
 
 def _work(pipe: Connection, *orders: WorkerOrder) -> None:
-    """A worker's process. Where its server has died, there is nobody to tell."""
+    """A worker's process."""
     end_with_parent()
-    with suppress(BrokenPipeError, ConnectionResetError):
-        _open_and_answer(pipe, *orders)
-
-
-def _open_and_answer(pipe: Connection, *orders: WorkerOrder) -> None:
-    """A worker's life: open the clients, then answer until the pipe closes."""
-    # The parent decides what Ctrl-C means, for all processes at once.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def progress(label: str, done: int, total: int) -> None:
-        message = Writer().integer(_Kind.PROGRESS).text(label)
-        pipe.send_bytes(message.integer(done).integer(total).finish())
-
     root = Path(orders[0].root)
     config, _ = load_config(str(root / "config.toml"))
-    try:
-        sites = _open_sites(config, orders, progress)
-    except FgrpoError as error:
-        pipe.send_bytes(_failed(error.what, error.fix, error.exit_code))
-        return
-    except PrivacyError as error:
-        what, fix = said_by_kernel(error, "Nothing was spent. See docs/ledger.md.")
-        pipe.send_bytes(_failed(what, fix, REFUSAL_EXIT))
-        return
-    except OSError as error:
-        pipe.send_bytes(_failed(*said_by_system(error), StateError.exit_code))
-        return
-    except Exception as error:
-        # Another library's text may quote data, so it stays in the clients' folder.
-        path = RunFolder.of(root, config).store / "crash.log"
-        with suppress(OSError):
-            write_atomically(path, traceback.format_exc().encode(), private=True)
-        what = f"A client met an unexpected error ({type(error).__name__})."
-        pipe.send_bytes(_failed(what, f"Look at {path}, which may quote data.", 1))
-        return
-    pipe.send_bytes(Writer().integer(_Kind.READY).finish())
-    while True:
-        try:
-            reader = Reader(pipe.recv_bytes())
-        except (EOFError, OSError):
-            return
-        sequence, phase, name = reader.integer(), reader.text(), reader.text()
-        payload = reader.field()
-        answer = sites[name].answer(phase, name, payload)
-        if isinstance(answer, Silence):
-            message = Writer().integer(_Kind.SILENCE).integer(sequence).text(name)
-            message.text(answer.said_to_server)
-            message.text(answer.said_to_operator[:_MOST_CHARACTERS])
-        else:
-            message = Writer().integer(_Kind.ANSWER).integer(sequence).text(name)
-            message.field(answer)
-        pipe.send_bytes(message.finish())
-
-
-REFUSAL_EXIT = 6
-
-
-def _failed(what: str, fix: str, code: int) -> bytes:
-    what, fix = what[:_MOST_CHARACTERS], fix[:_MOST_CHARACTERS]
-    message = Writer().integer(_Kind.FAILED).text(what).text(fix)
-    return message.integer(code).finish()
+    work(
+        pipe,
+        lambda progress: _open_sites(config, orders, progress),
+        lambda: RunFolder.of(root, config).store / "crash.log",
+    )

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from fgrpo_secure.config import load_config
-from fgrpo_secure.runtime import local
-from fgrpo_secure.runtime.local import LocalExchange, _Kind, _Worker
+from fgrpo_secure.runtime import local, worker
+from fgrpo_secure.runtime.local import LocalExchange, _Worker
+from fgrpo_secure.runtime.worker import Kind
 from fgrpo_secure.secrets import private_directory
 from privacy.wire import Reader, Writer, canonical_json
 from tests.end_to_end.program import write_config
@@ -22,7 +23,7 @@ STOP = b"stop"
 
 
 def answer(pipe, sequence, name, value):
-    message = Writer().integer(_Kind.ANSWER).integer(sequence).text(name)
+    message = Writer().integer(Kind.ANSWER).integer(sequence).text(name)
     pipe.send_bytes(message.field(value).finish())
 
 
@@ -149,7 +150,7 @@ def test_the_deadline_holds_for_a_worker_that_never_answers(fakes):
 
 def test_word_of_progress_is_passed_on_and_is_no_answer(fakes):
     def chatty(pipe, sequence, phase, name, payload):
-        message = Writer().integer(_Kind.PROGRESS).text("rollouts").integer(3)
+        message = Writer().integer(Kind.PROGRESS).text("rollouts").integer(3)
         pipe.send_bytes(message.integer(10).finish())
         answer(pipe, sequence, name, payload)
 
@@ -233,14 +234,15 @@ def test_what_an_unexpected_error_says_stays_in_the_clients_folder(
 
     monkeypatch.setattr(local, "open_site", bug)
     monkeypatch.setattr(local.Plan, "from_json", lambda value: None)
-    monkeypatch.setattr(local.signal, "signal", lambda *arguments: None)
+    monkeypatch.setattr(worker.signal, "signal", lambda *arguments: None)
     (root / "plan.json").write_bytes(b"{}")
     ours, theirs = Pipe()
     monkeypatch.setattr(local, "accepted", lambda config, plan: "all of it")
     order = local.WorkerOrder(str(root), ("count",), bytes(16), "all of it")
     local._work(theirs, order)
     reader = Reader(ours.recv_bytes())
-    assert reader.integer() == _Kind.FAILED
+    assert reader.integer() == Kind.FAILED
+    assert reader.text() == "environment"
     what, fix = reader.text(), reader.text()
     assert "TypeError" in what
     assert "a value of the data" not in what + fix
@@ -272,7 +274,7 @@ def opened(order, monkeypatch):
         return SimpleNamespace(policy=None)
 
     monkeypatch.setattr(local, "open_site", open_site)
-    monkeypatch.setattr(local.signal, "signal", lambda *arguments: None)
+    monkeypatch.setattr(worker.signal, "signal", lambda *arguments: None)
     ours, theirs = Pipe()
     thread = threading.Thread(target=local._work, args=(theirs, order), daemon=True)
     thread.start()
@@ -285,7 +287,7 @@ def opened(order, monkeypatch):
 def test_a_worker_opens_what_its_parent_admitted(admitted, monkeypatch):
     _, order = admitted
     reader, reached = opened(order, monkeypatch)
-    assert reader.integer() == _Kind.READY
+    assert reader.integer() == Kind.READY
     assert reached
 
 
@@ -304,6 +306,7 @@ def test_files_that_are_exchanged_after_admission_are_not_opened(
         changed = config.model_copy(update={"client": (table, *config.client[1:])})
         (root / name).write_text(changed.to_toml())
     reader, reached = opened(order, monkeypatch)
-    assert reader.integer() == _Kind.FAILED
+    assert reader.integer() == Kind.FAILED
+    assert reader.text() == "environment"
     assert "another configuration or plan" in reader.text()
     assert not reached

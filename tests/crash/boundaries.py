@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import privacy.contribution
-from fgrpo_secure.runtime import local
+from fgrpo_secure.runtime import local, worker
 from privacy.contribution import Contribution
 from privacy.wire import Reader
 from tests.crash.power import Journal, content
@@ -225,12 +225,12 @@ class Boundaries:
         """What a message of the pipes is; both directions are told apart by form."""
         reader = Reader(bytes(data))
         first = reader.integer()
-        if first in {local._Kind.READY, local._Kind.PROGRESS, local._Kind.FAILED}:
+        if first in {worker.Kind.READY, worker.Kind.PROGRESS, worker.Kind.FAILED}:
             # A worker's, which no phase of a round waits for; the server's messages
             # count from `FIRST_SEQUENCE`.
-            return local._Kind(first).name.lower()
-        if first in {local._Kind.ANSWER, local._Kind.SILENCE}:
-            return f"{local._Kind(first).name.lower()} to {self._phase}"
+            return worker.Kind(first).name.lower()
+        if first in {worker.Kind.ANSWER, worker.Kind.SILENCE}:
+            return f"{worker.Kind(first).name.lower()} to {self._phase}"
         self._phase = reader.text()
         return self._phase
 

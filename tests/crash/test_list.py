@@ -68,7 +68,7 @@ ASKING = {
     ("report/write.py", "write_report"): None,
     # Written by `replace_file` like the others, in runs that no crash test makes: a bug
     # was met, or a step was at fault. Nothing is charged or sent after either.
-    ("runtime/local.py", "_open_and_answer"): None,
+    ("runtime/worker.py", "_failure"): None,
     ("site.py", "handle"): None,
     ("stopping.py", "stop"): None,
     ("secrets.py", "write_atomically"): None,
