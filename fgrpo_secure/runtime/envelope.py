@@ -32,6 +32,8 @@ _ORDER: Mapping[str, int] = {
     "published": 5,
     "aborted": 5,
 }
+# Where a run stands before its first round.
+_BEFORE = (0, _ORDER["aborted"])
 OPEN = "open"
 LEDGER = "ledger"
 _OUTSIDE = frozenset({OPEN, "log", "evaluate", "close", LEDGER})
@@ -80,6 +82,21 @@ class Request:
     def digest(self) -> bytes:
         """What an answer calls this request by, 32 bytes."""
         return sha256(Label.ENGINE_REQUEST_DIGEST, encode(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a site is asked to open: the payload of that phase.
+
+    Attributes:
+        name: of the run; folders go by it.
+        agreement: what all parties share, as TOML.
+        plan: what the server registered, as canonical JSON.
+    """
+
+    name: str
+    agreement: bytes
+    plan: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,17 +251,17 @@ class Gate:
         server: the server's key, as the site's operator pinned it.
 
     Guarantee:
-        A request is new at most once. The rounds of new offers rise, and within a round
-        the phases follow their order.
+        A request is new at most once. In a run the rounds of new offers rise, and
+        within a round the phases follow their order.
     """
 
     def __init__(self, site: str, nonce: bytes, server: VerifyKey) -> None:
         self._site = site
         self._nonce = nonce
         self._server = server
-        self._opened: Request | None = None
+        self._run = b""
         self._last: Request | None = None
-        self._step = (0, _ORDER["aborted"])
+        self._step = _BEFORE
         self._kept: bytes | None = None
 
     def admit(self, data: bytes) -> Admitted:
@@ -253,7 +270,7 @@ class Gate:
         Raises:
             BadSignatureError: not of the pinned server.
             ReplayError: to another life of this process, or out of its order.
-            MalformedMessageError: not a request to this site and its one run.
+            MalformedMessageError: not a request to this site and the run that is open.
         """
         sealed = _open(data)
         request = decode(Request, sealed.head)
@@ -284,17 +301,13 @@ class Gate:
         if self._last is not None and request.sequence <= self._last.sequence:
             msg = "a request that comes after a later one"
             raise ReplayError(msg)
-        if request.phase == OPEN:
-            if self._opened is not None and not _same_opening(request, self._opened):
-                msg = "another run, or other terms, than this process has opened"
-                raise MalformedMessageError(msg)
-        elif self._opened is None or request.run != self._opened.run:
+        if request.phase == OPEN and request.run != self._run:
+            # Whether it may be opened is not for this gate to say.
+            self._run, self._step = request.run, _BEFORE
+        if request.run != self._run:
             msg = "a request of a run that is not open here"
             raise MalformedMessageError(msg)
-        step = self._following(request)
-        if request.phase == OPEN:
-            self._opened = request
-        self._step = step
+        self._step = self._following(request)
 
     def _following(self, request: Request) -> tuple[int, int]:
         """Round and place in it after this request."""
@@ -311,10 +324,6 @@ class Gate:
             msg = "a phase that does not follow what came before it"
             raise ReplayError(msg)
         return request.round, place
-
-
-def _same_opening(one: Request, other: Request) -> bool:
-    return (one.run, one.payload) == (other.run, other.payload)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ does, the protocol notices.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 
@@ -28,4 +28,32 @@ class Exchange(Protocol):
             The answers that arrived, by client; a client that is missing has dropped
             out of this round.
         """
+        ...
+
+
+class Engine(Exchange, Protocol):
+    """An exchange, and what a whole run asks of it besides."""
+
+    def gather(self, number: int, cohorts: Mapping[Collection[str], int]) -> None:
+        """Come back when a round may begin, which all that follows is then of.
+
+        Args:
+            number: of the round, from 1; 0 where the rounds are over.
+            cohorts: by the clients of each cohort, how many of them a sum takes.
+
+        Raises:
+            StateError: too few clients are there, and none will come.
+        """
+        ...
+
+    def evaluating(self, public: Collection[str]) -> Collection[str]:
+        """Which clients to ask for scores of a public evaluation set.
+
+        Args:
+            public: those that have one, as far as this party's configuration knows.
+        """
+        ...
+
+    def collect_ledgers(self) -> None:
+        """Bring the clients' ledgers into the run's folder, as far as they come."""
         ...
