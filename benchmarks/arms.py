@@ -29,8 +29,7 @@ from fgrpo_secure.grpo.loss import group_advantages
 from fgrpo_secure.grpo.packing import Group
 from fgrpo_secure.grpo.policy import Policy
 from fgrpo_secure.grpo.rollout import generate
-from fgrpo_secure.job import make_plan
-from fgrpo_secure.preparation import open_server_ledger, prepare_folder
+from fgrpo_secure.preparation import make_plan, open_server_ledger, prepare_folder
 from fgrpo_secure.registration import NORM_BOUND, registered_noise
 from fgrpo_secure.secrets import identity_key, private_directory
 from fgrpo_secure.server import Server

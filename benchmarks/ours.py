@@ -32,9 +32,8 @@ from fgrpo_secure.config import RunConfig, load_config
 from fgrpo_secure.draws import Draws
 from fgrpo_secure.folders import RunFolder
 from fgrpo_secure.grpo.gradient import UnitGradients
-from fgrpo_secure.job import make_plan
 from fgrpo_secure.learner import Learner
-from fgrpo_secure.preparation import open_server_ledger, prepare_folder
+from fgrpo_secure.preparation import make_plan, open_server_ledger, prepare_folder
 from fgrpo_secure.secrets import identity_key, private_directory
 from fgrpo_secure.server import Server
 from fgrpo_secure.task import load_task

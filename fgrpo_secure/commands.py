@@ -102,7 +102,7 @@ def check_clients(options: argparse.Namespace) -> int:
 def show_plan(options: argparse.Namespace) -> int:
     """Print what a configuration would promise."""
     from fgrpo_secure.config import load_config
-    from fgrpo_secure.job import make_plans
+    from fgrpo_secure.preparation import make_plans
 
     config, _ = load_config(options.config, options.overrides)
     with quiet_libraries():

@@ -207,7 +207,7 @@ def _proposed(
     """For each of these clients its cohort's plan, and what it would be to it."""
     from fgrpo_secure.admission import NO_RUN, site_rules
     from fgrpo_secure.folders import RunFolder
-    from fgrpo_secure.job import make_plans
+    from fgrpo_secure.preparation import make_plans
 
     plans, _ = make_plans(config)
     found = {}

@@ -6,7 +6,7 @@ and one that is finished is never touched again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import chain, count
 from pathlib import Path
@@ -18,6 +18,7 @@ from fgrpo_secure.errors import StateError
 from fgrpo_secure.folders import RunFolder, cohort_roots
 from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.policy import Policy
+from fgrpo_secure.registration import register_cohorts
 from fgrpo_secure.secrets import (
     identity_key,
     private_directory,
@@ -25,7 +26,8 @@ from fgrpo_secure.secrets import (
 )
 from fgrpo_secure.server_optimizer import OptimizerState
 from fgrpo_secure.software import software
-from privacy.crypto import SigningKey
+from fgrpo_secure.task import load_run_policy, public_size
+from privacy.crypto import SigningKey, VerifyKey
 from privacy.ledger import (
     HANDLE_BYTES,
     Ledger,
@@ -41,6 +43,24 @@ from privacy.randomness import system_entropy
 from privacy.wire import canonical_json
 
 _PLAN = "plan.json"
+
+
+def make_plan(config: RunConfig) -> tuple[Plan, Policy]:
+    """As `make_plans`, of a configuration whose clients are one cohort."""
+    (plan,), policy = make_plans(config)
+    return plan, policy
+
+
+def make_plans(config: RunConfig) -> tuple[tuple[Plan, ...], Policy]:
+    """Register the cohorts' plans of a configuration; nothing runs or is spent.
+
+    Raises:
+        FgrpoError, PrivacyError: what is wrong with it.
+    """
+    sizes = {client.name: public_size(config, client) for client in config.client}
+    policy = load_run_policy(config)
+    dimension = adapter.read_vector(policy.model).size
+    return register_cohorts(config, sizes, dimension), policy
 
 
 def default_folder(name: str) -> Path:
@@ -78,7 +98,12 @@ def _begun(root: Path) -> set[str]:
     return own | {folder.name for folder in cohort_folders(root)}
 
 
-def prepare_folders(root: Path, config: RunConfig, plans: Sequence[Plan]) -> bool:
+def prepare_folders(
+    root: Path,
+    config: RunConfig,
+    plans: Sequence[Plan],
+    keys: Mapping[str, VerifyKey] | None = None,
+) -> bool:
     """As `prepare_folder`, for each cohort of a run.
 
     Raises:
@@ -89,7 +114,7 @@ def prepare_folders(root: Path, config: RunConfig, plans: Sequence[Plan]) -> boo
     if not _begun(root) <= names:
         raise _other_plan(root)
     found = [
-        prepare_folder(place, config, plan, root)
+        prepare_folder(place, config, plan, root, keys)
         for place, plan in zip(roots, plans, strict=True)
     ]
     if len(plans) > 1:
@@ -106,7 +131,11 @@ def _other_plan(root: Path) -> StateError:
 
 
 def prepare_folder(
-    root: Path, config: RunConfig, plan: Plan, run_root: Path | None = None
+    root: Path,
+    config: RunConfig,
+    plan: Plan,
+    run_root: Path | None = None,
+    keys: Mapping[str, VerifyKey] | None = None,
 ) -> bool:
     """Write what identifies a cohort's run; returns whether it was there already.
 
@@ -115,6 +144,8 @@ def prepare_folder(
         config: the run's configuration.
         plan: the cohort's.
         run_root: the run's folder, where it is another; the server's key is in it.
+        keys: of all parties, as they were pinned; None where all parties are here, and
+            what they have, or make now, is what is pinned.
 
     Raises:
         StateError: the folder holds a run of another plan.
@@ -133,19 +164,25 @@ def prepare_folder(
         make_directory(root / name)
     write_atomically(root / "config.toml", config.to_toml().encode())
     folder = RunFolder.of(root, config)
-    private_directory(folder.store)
-    parties = {client.name: folder.private(client.name) for client in plan.clients}
-    parties[SERVER] = run_root / SERVER
-    for name, private in parties.items():
-        own = identity_key(private).verify_key
+    if keys is None:
+        keys = _keys_of_all(folder, plan, run_root)
+    for name in (*(client.name for client in plan.clients), SERVER):
         if not folder.key(name).exists():
-            write_key_file(folder.key(name), own)
-        elif read_key_file(folder.key(name)) != own:
+            write_key_file(folder.key(name), keys[name])
+        elif read_key_file(folder.key(name)) != keys[name]:
             raise StateError(
                 f"The identity key of {name} is not the one that {root} pins.",
                 "Restore its private folder; a run cannot change identities.",
             )
     return resumed
+
+
+def _keys_of_all(folder: RunFolder, plan: Plan, root: Path) -> dict[str, VerifyKey]:
+    """The public keys of parties that are all on this machine."""
+    private_directory(folder.store)
+    parties = {client.name: folder.private(client.name) for client in plan.clients}
+    parties[SERVER] = root / SERVER
+    return {name: identity_key(at).verify_key for name, at in parties.items()}
 
 
 def open_server_ledger(

@@ -7,8 +7,7 @@ import torch
 from fgrpo_secure.cohort import Cohort
 from fgrpo_secure.config import load_config
 from fgrpo_secure.folders import RunFolder, cohort_roots
-from fgrpo_secure.job import make_plans
-from fgrpo_secure.preparation import open_server_ledger, prepare_folders
+from fgrpo_secure.preparation import make_plans, open_server_ledger, prepare_folders
 from fgrpo_secure.secrets import identity_key, private_directory
 from fgrpo_secure.server import Server
 from fgrpo_secure.site import open_site

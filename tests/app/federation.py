@@ -18,8 +18,8 @@ from fgrpo_secure.config import load_config
 from fgrpo_secure.errors import FgrpoError
 from fgrpo_secure.folders import RunFolder
 from fgrpo_secure.grpo import adapter
-from fgrpo_secure.job import make_plan
 from fgrpo_secure.learner import Learner
+from fgrpo_secure.preparation import make_plan
 from fgrpo_secure.secrets import identity_key, private_directory
 from fgrpo_secure.server import Server
 from fgrpo_secure.server_optimizer import OptimizerState

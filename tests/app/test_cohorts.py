@@ -12,7 +12,7 @@ from fgrpo_secure import commands
 from fgrpo_secure import server as server_module
 from fgrpo_secure.cohort import Cohort
 from fgrpo_secure.errors import ConfigurationError, ModelError, StateError
-from fgrpo_secure.job import make_plans
+from fgrpo_secure.preparation import make_plans
 from fgrpo_secure.registration import cohort_names
 from fgrpo_secure.terms import adapter_digest
 from privacy import contribution as door

@@ -14,8 +14,7 @@ import torch
 from fgrpo_secure.cli import main
 from fgrpo_secure.config import load_config
 from fgrpo_secure.grpo.data import Example
-from fgrpo_secure.job import make_plan
-from fgrpo_secure.preparation import prepare_folder
+from fgrpo_secure.preparation import make_plan, prepare_folder
 from fgrpo_secure.trial import _held_out_notices
 
 PLANTED = "planted-4711"

@@ -9,7 +9,7 @@ from fgrpo_secure.approvals import load_policy
 from fgrpo_secure.cli import main
 from fgrpo_secure.commands import operator_asked
 from fgrpo_secure.config import load_config
-from fgrpo_secure.job import make_plan
+from fgrpo_secure.preparation import make_plan
 from privacy.wire import canonical_json
 from tests.end_to_end.program import write_config
 

@@ -17,7 +17,7 @@ from fgrpo_secure.errors import (
     RewardError,
 )
 from fgrpo_secure.grpo.policy import make_policy
-from fgrpo_secure.job import make_plan
+from fgrpo_secure.preparation import make_plan
 from fgrpo_secure.site import open_site
 from fgrpo_secure.task import (
     gradient_settings,

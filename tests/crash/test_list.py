@@ -47,9 +47,9 @@ PRIMITIVE = {
 # Who asks for a whole file to be written or a line added, and what it is called there.
 ASKING = {
     ("checkpoint.py", "write_checkpoint"): "run/server/adapter-DIGEST.safetensors",
-    ("job.py", "_write_summary"): "run/summary.json",
-    ("job.py", "before"): "run/server/before.json",
-    ("job.py", "copy_ledgers"): "run/ledger/CLIENT.jsonl",
+    ("course.py", "_write_summary"): "run/summary.json",
+    ("course.py", "before"): "run/server/before.json",
+    ("job.py", "_copy_ledgers"): "run/ledger/CLIENT.jsonl",
     ("preparation.py", "prepare_folder"): "run/plan.json",
     ("learner.py", "_store_baseline"): "store/CLIENT/run-DIGEST/baseline.json",
     ("learner.py", "contribute"): "store/CLIENT/run-DIGEST/opening-ROUND.key",

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 import fgrpo_secure.evaluate
-import fgrpo_secure.job
+import fgrpo_secure.preparation
 import fgrpo_secure.site
 from fgrpo_secure.cli import main
 from fgrpo_secure.config import load_config
@@ -86,9 +86,9 @@ class World:
         policy = load_run_policy(config)
         # How precise the public scores are takes nothing from the order of things.
         fgrpo_secure.evaluate.MIN_COMPLETIONS = 1
-        fgrpo_secure.job.load_run_policy = lambda _: policy
+        fgrpo_secure.preparation.load_run_policy = lambda _: policy
         fgrpo_secure.site.load_run_policy = lambda _: policy
-        self.plans, _ = fgrpo_secure.job.make_plans(config)
+        self.plans, _ = fgrpo_secure.preparation.make_plans(config)
         plan = self.plans[0]
         for charged in range(1, plan.rounds + 1):
             # Every life would compute these again.
