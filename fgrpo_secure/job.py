@@ -153,7 +153,7 @@ class LocalEngine(LocalExchange):
         )
         self._copy_ledgers = copy_ledgers
 
-    def gather(self, number: int, cohorts: Mapping[Collection[str], int]) -> None:
+    def gather(self, number: int, cohorts: Mapping[tuple[str, ...], int]) -> None:
         """Stop where the processes that are left cannot make a sum.
 
         To go on would use the plan's rounds up one by one.

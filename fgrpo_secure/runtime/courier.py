@@ -29,6 +29,7 @@ from fgrpo_secure.runtime.envelope import (
 )
 from privacy.crypto import SigningKey, VerifyKey
 from privacy.errors import PrivacyError
+from privacy.ledger import Reason
 
 # Messages under way at once: each may hold an adapter.
 _SENDERS = 16
@@ -76,6 +77,7 @@ class _Turn:
         asked: what each site was asked, as long as its answer is awaited.
         answers: what came, by site.
         silent: why nothing came or will come, by site.
+        refused: the codes of those that refused.
         is_over: whether its answers have stopped to count.
     """
 
@@ -83,6 +85,7 @@ class _Turn:
     asked: dict[str, Request] = field(default_factory=dict)
     answers: dict[str, bytes] = field(default_factory=dict)
     silent: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, Reason] = field(default_factory=dict)
     is_over: bool = False
 
     def awaits(self, site: str) -> bool:
@@ -175,18 +178,19 @@ class Courier:
         if request is None:
             return
         try:
-            answer, refused = read_answer(data, request, self._sites[site]), ""
+            answer, refused = read_answer(data, request, self._sites[site]), None
         except RefusedError as error:
-            answer, refused = b"", error.reason.value
+            answer, refused = b"", error.reason
         except PrivacyError:
             # Late, or false. The one who was asked may still answer.
             return
         with self._changed:
             if turn.awaits(site):
-                if refused:
-                    turn.silent[site] = f"refused {request.phase!r}: {refused}"
-                else:
+                if refused is None:
                     turn.answers[site] = answer
+                else:
+                    turn.refused[site] = refused
+                    turn.silent[site] = f"refused {request.phase!r}: {refused.value}"
             self._changed.notify_all()
 
     def is_present(self, site: str) -> bool:
@@ -201,6 +205,11 @@ class Courier:
         """The sites whose processes have said hello lately."""
         with self._changed:
             return frozenset(site for site in self._sites if self.is_present(site))
+
+    @property
+    def refused(self) -> Mapping[str, Reason]:
+        """The sites that refused what they were last asked, and the codes they gave."""
+        return self._turn.refused
 
     def lives(self) -> dict[str, bytes]:
         """The sites that are present, and the nonce of each one's process."""

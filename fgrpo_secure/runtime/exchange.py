@@ -34,7 +34,7 @@ class Exchange(Protocol):
 class Engine(Exchange, Protocol):
     """An exchange, and what a whole run asks of it besides."""
 
-    def gather(self, number: int, cohorts: Mapping[Collection[str], int]) -> None:
+    def gather(self, number: int, cohorts: Mapping[tuple[str, ...], int]) -> None:
         """Come back when a round may begin, which all that follows is then of.
 
         Args:
