@@ -345,7 +345,7 @@ def _approve(pilot: Pilot, path: Path, agree: Callable[[Request, str], bool]) ->
     if {key: found.get(key) for key in wanted} != wanted:
         raise ConfigurationError(
             f"The request of {party} asks the engine for another name or role.",
-            "Do not approve it; ask its sender for one that `fgrpo pilot request` made.",
+            "Do not approve it; ask for one that `fgrpo pilot request` made.",
         )
     write_atomically(pilot.certificate_file(party), signed.read_bytes(), private=True)
     # Last: what is kept is approved, with its certificate on disk.

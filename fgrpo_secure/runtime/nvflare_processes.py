@@ -98,7 +98,7 @@ def run_site(kit: str, name: str) -> int:
     arguments = Namespace(
         workspace=kit,
         fed_client="fed_client.json",
-        set=_settings(name) + [f"uid={name}"],
+        set=[*_settings(name), f"uid={name}"],
         local_rank=0,
     )
     return _run(client_train.main, kit, arguments)
