@@ -21,6 +21,7 @@ from fgrpo_secure.errors import (
     said_by_kernel,
     said_by_system,
 )
+from fgrpo_secure.pilot.arguments import add_pilot, add_site
 from privacy.errors import LedgerError, PrivacyError, ProtocolError
 
 _KERNEL_ERRORS: tuple[tuple[type[PrivacyError], tuple[str, int]], ...] = (
@@ -53,6 +54,7 @@ Federated GRPO with differential privacy, secure aggregation and signed ledgers.
   fgrpo ledger verify   check a run's ledgers without trusting who wrote them
   fgrpo report          one page for who has to answer for a run, and a claim
   fgrpo audit canaries  attack the claimed epsilon; other audits beside it
+  fgrpo pilot, site     the same on several machines, on NVFlare; docs/pilot.md
 
 CONFIG is a TOML file, or `tiny`, the embedded default that needs no network.
 
@@ -125,6 +127,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_report(adding)
     _add_eval(adding)
     _add_audit(adding)
+    add_pilot(adding)
+    add_site(adding)
     return parser
 
 

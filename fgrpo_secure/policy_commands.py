@@ -76,10 +76,31 @@ def write_policy(options: argparse.Namespace) -> int:
 
     config, _ = load_config(options.config, options.overrides)
     _check_names(config, [options.client])
-    bound = _bound(config, [options.client], options.policy)
+    draft(config, options.client, options.policy, options.config)
+    print(
+        f'\nNext: read it, then write policy = "{options.policy}" in the [[client]] '
+        f"table of {options.client}."
+    )
+    return 0
+
+
+def draft(config: RunConfig, client: str, policy: Path, source: str) -> None:
+    """Write a policy that allows what one client would do under a configuration.
+
+    Args:
+        config: the configuration.
+        client: whose site it is.
+        policy: a new file.
+        source: what the configuration is called.
+
+    Raises:
+        ConfigurationError: no policy could allow it.
+        StateError: the file is there already.
+    """
+    bound = _bound(config, [client], policy)
     with quiet_libraries():
-        found = _proposed(bound, [options.client])
-    _, _, facts = found[options.client]
+        found = _proposed(bound, [client])
+    _, _, facts = found[client]
     if facts.base_model is None:
         raise ConfigurationError(
             "The files of the base model are not here, so that nothing names them.",
@@ -91,7 +112,7 @@ def write_policy(options: argparse.Namespace) -> int:
             "State a finite epsilon, or run baselines without a policy.",
         )
     text = _TEMPLATE.format(
-        source=options.config,
+        source=source,
         unit=_quoted(facts.unit),
         trust=_quoted(facts.trust),
         clients=facts.clients,
@@ -112,20 +133,15 @@ def write_policy(options: argparse.Namespace) -> int:
         ),
     )
     try:
-        with options.policy.open("x", encoding="utf-8") as handle:
+        with policy.open("x", encoding="utf-8") as handle:
             handle.write(text)
     except FileExistsError:
         raise StateError(
-            f"{options.policy} is there already.",
+            f"{policy} is there already.",
             "Name a new file: a policy is not written over.",
         ) from None
-    options.policy.chmod(0o644)
-    print(options.policy)
-    print(
-        f'\nNext: read it, then write policy = "{options.policy}" in the [[client]] '
-        f"table of {options.client}."
-    )
-    return 0
+    policy.chmod(0o644)
+    print(policy)
 
 
 def check_policy(options: argparse.Namespace) -> int:
@@ -154,12 +170,24 @@ def check_policy(options: argparse.Namespace) -> int:
 
 def approve_plan(options: argparse.Namespace) -> int:
     """Show what is proposed, and keep an operator's approval of it."""
-    from fgrpo_secure.admission import policy_of
-    from fgrpo_secure.approvals import TYPED, approve
     from fgrpo_secure.config import load_config
-    from fgrpo_secure.folders import RunFolder
 
     config, _ = load_config(options.config, options.overrides)
+    return approve_config(config, options)
+
+
+def approve_config(config: RunConfig, options: argparse.Namespace) -> int:
+    """The same of a configuration that is read already.
+
+    Args:
+        config: the configuration.
+        options: which clients (`names`), the plan's `digest` where there is no
+            terminal, and how to report.
+    """
+    from fgrpo_secure.admission import policy_of
+    from fgrpo_secure.approvals import TYPED, approve
+    from fgrpo_secure.folders import RunFolder
+
     if options.names:
         _check_names(config, options.names)
     folder = RunFolder.of(Path(), config)

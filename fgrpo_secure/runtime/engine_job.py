@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 CONTROLLER = "fgrpo_secure.runtime.nvflare.PilotController"
@@ -17,6 +18,15 @@ VALIDATOR = "fgrpo_secure.runtime.nvflare_processes.OnlyOurJob"
 # What a site's engine may build at all.
 SITE_CLASSES = (EXECUTOR,)
 SERVER_CLASSES = (CONTROLLER,)
+
+# What the controller is given, all of it text: the run's name, the agreement as the
+# lead wrote it, and the hex digest of the plan that the lead read.
+ARGUMENTS = ("run", "agreement", "plan")
+# What it adds to the engine's statistics while it runs: one JSON text, see `Progress`.
+STATUS = "fgrpo_status"
+# Where it puts the run's folder within that of the engine's job, once the run is done:
+# what the lead collects. The server's private files are not in it.
+RESULT = "fgrpo_run"
 
 TASK = "fgrpo"
 CLIENT_CONFIG = "config_fed_client.json"
@@ -30,6 +40,54 @@ SITE_JOB: dict[str, Any] = {
     "task_result_filters": [],
     "components": [],
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a run's coordinator shows of it: nothing but what may be shown to anybody.
+
+    Attributes:
+        state: "waiting" for sites, "running", "finished", or "refused" for good.
+        rounds: registered by the plan.
+        notes: of each round that is over: its number, whether it was published, and
+            how many were in the sum.
+        spent: most epsilon that a client was charged so far, as text.
+        target: the plan's epsilon, as text.
+        present: the sites that are connected.
+        last: what happened last, in words.
+    """
+
+    state: str
+    rounds: int
+    notes: tuple[tuple[int, bool, int], ...]
+    spent: str
+    target: str
+    present: tuple[str, ...]
+    last: str
+
+    def to_text(self) -> str:
+        """As the engine carries it."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_text(cls, text: str) -> Progress | None:
+        """What a coordinator said, or None where that is not what one says."""
+        try:
+            tree = json.loads(text)
+            return cls(
+                state=str(tree["state"]),
+                rounds=int(tree["rounds"]),
+                notes=tuple(
+                    (int(number), bool(published), int(survivors))
+                    for number, published, survivors in tree["notes"]
+                ),
+                spent=str(tree["spent"]),
+                target=str(tree["target"]),
+                present=tuple(str(name) for name in tree["present"]),
+                last=str(tree["last"]),
+            )
+        except (ValueError, TypeError, KeyError):
+            return None
 
 
 def server_job(arguments: Mapping[str, Any]) -> dict[str, Any]:
