@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,8 +105,12 @@ def supervise(home: Home, say: Callable[[str], None]) -> int:
     return 0
 
 
-def start_in_background(home: Home) -> int:
+def start_in_background(home: Home, within: Sequence[str] = ()) -> int:
     """Start a supervisor that outlives this process; returns its process id.
+
+    Args:
+        home: whose.
+        within: a command that goes before its own, such as one that enters a network.
 
     Raises:
         ConfigurationError, StateError: as `supervise` raises them, or it ended at once.
@@ -120,7 +124,7 @@ def start_in_background(home: Home) -> int:
     log = os.open(_log_file(home), flags, 0o600)
     try:
         started = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "fgrpo_secure", *words, str(home.root)],
+            [*within, sys.executable, "-m", "fgrpo_secure", *words, str(home.root)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
