@@ -251,6 +251,7 @@ class _Course:
                 number=number,
                 rounds=plan.rounds,
                 published=outcome.published,
+                survivors=outcome.survivors,
                 outcome=outcome.words,
                 spent=spent,
                 target=target,

@@ -33,6 +33,7 @@ class RoundReport:
         number: of the round, from 1.
         rounds: registered by the plan.
         published: whether the adapter moved.
+        survivors: clients in the sum, 0 without one.
         outcome: what came of it, in words.
         spent: epsilon so far, of a client that was charged every round.
         target: the plan's epsilon.
@@ -42,6 +43,7 @@ class RoundReport:
     number: int
     rounds: int
     published: bool
+    survivors: int
     outcome: str
     spent: float
     target: float

@@ -121,7 +121,7 @@ def prepare(home: Home, text: str, name: str) -> tuple[LeadRun, Agreement, Plan]
             pilot, or differs from that of the run which has this name.
         FgrpoError, PrivacyError: no plan can be made of it.
     """
-    from fgrpo_secure.job import make_plan  # noqa: PLC0415, torch takes seconds
+    from fgrpo_secure.preparation import make_plan  # noqa: PLC0415, torch takes seconds
 
     _check_lead(home)
     agreement = read_agreement(text)

@@ -9,7 +9,7 @@ answer.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
@@ -105,7 +105,8 @@ class Courier:
         sites: pinned keys of the clients, by name.
         patience: how long to wait.
         on_silence: called with a site and why it did not answer; the reason is a code.
-        on_absence: called with the sites that are missing, whenever these change.
+        on_absence: called with the sites that are there and those that are not,
+            whenever these change.
         stopped: whether the engine wants this process to end.
     """
 
@@ -119,7 +120,7 @@ class Courier:
         sites: Mapping[str, VerifyKey],
         patience: Patience,
         on_silence: Callable[[str, str], None],
-        on_absence: Callable[[Sequence[str]], None],
+        on_absence: Callable[[Collection[str], Collection[str]], None],
         stopped: Callable[[], bool],
     ) -> None:
         self._post = post
@@ -136,7 +137,7 @@ class Courier:
         self._sequences = count(1)
         self._round = 0
         self._turn = _Turn(0.0, is_over=True)
-        self._missing: tuple[str, ...] = ()
+        self._told: frozenset[str] | None = None
 
     def begin(self, number: int) -> None:
         """Have all that follows be of this round; 0 is of none."""
@@ -239,10 +240,10 @@ class Courier:
 
     def tell_absent(self) -> None:
         """Say which sites are missing, where these are others than was last said."""
-        missing = tuple(sorted(set(self._sites) - self.present))
-        if missing != self._missing:
-            self._missing = missing
-            self._on_absence(missing)
+        present = self.present
+        if present != self._told:
+            self._told = present
+            self._on_absence(present, self._sites.keys() - present)
 
     def exchange(
         self, phase: str, messages: Mapping[str, bytes], deadline: float

@@ -8,10 +8,7 @@ not relied on.
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,18 +22,20 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 from nvflare.widgets.info_collector import GroupInfoCollector, InfoCollector
 
-from fgrpo_secure.errors import FgrpoError, said_by_kernel
+from fgrpo_secure.errors import FgrpoError
 from fgrpo_secure.home import Home, open_home
 from fgrpo_secure.runtime.desk import Desk
+from fgrpo_secure.runtime.engine_job import RESULT, STATUS
 from fgrpo_secure.runtime.envelope import NONCE_BYTES
 from fgrpo_secure.runtime.trainer import Trainer
-from fgrpo_secure.secrets import append_privately, write_atomically
+from fgrpo_secure.secrets import append_privately
 from privacy.errors import PrivacyError
 from privacy.plan import SERVER
 from privacy.randomness import system_entropy
 
 if TYPE_CHECKING:
     from fgrpo_secure.runtime.courier import Courier
+    from fgrpo_secure.runtime.serving import Board
 
 _REQUEST, _HELLO, _ANSWER = "fgrpo.request", "fgrpo.hello", "fgrpo.answer"
 _BYTES = "bytes"
@@ -45,9 +44,6 @@ _TO_SERVER = "server"
 # A message is given this long, and a second more for so many bytes.
 _LEAST_SECONDS = 15.0
 _BYTES_A_SECOND = 2**19
-OUTCOME = "outcome.json"
-RESULT = "run"
-STATUS = "fgrpo"
 
 
 def seconds_for(data: bytes) -> float:
@@ -173,14 +169,16 @@ class PilotController(Controller):
     Args:
         run: its name.
         agreement: what all parties share, as TOML.
+        plan: hex digest of the plan that the lead read.
     """
 
-    def __init__(self, run: str, agreement: str) -> None:
+    def __init__(self, run: str, agreement: str, plan: str) -> None:
         super().__init__()
         self._run = run
         self._text = agreement
+        self._plan = plan
         self._courier: Courier | None = None
-        self._state: dict[str, Any] = {}
+        self._board: Board | None = None
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Listen to sites."""
@@ -199,34 +197,44 @@ class PilotController(Controller):
         super().handle_event(event_type, fl_ctx)
         if event_type == InfoCollector.EVENT_TYPE_GET_STATS:
             collector = fl_ctx.get_prop(InfoCollector.CTX_KEY_STATS_COLLECTOR)
-            if isinstance(collector, GroupInfoCollector):
-                collector.set_info(STATUS, dict(self._state))
+            if isinstance(collector, GroupInfoCollector) and self._board is not None:
+                shown = {STATUS: self._board.progress_text}
+                collector.set_info(type(self).__name__, shown)
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
-        """Run the run. However it ends, its folder is what the lead collects."""
+        """Run the run; what may be had of a finished one is left with the job."""
         # Only the server's process for this run learns, and so loads these.
         from fgrpo_secure.agreement import read_agreement  # noqa: PLC0415
         from fgrpo_secure.runtime.courier import Patience  # noqa: PLC0415
-        from fgrpo_secure.runtime.serving import Board, serve  # noqa: PLC0415
+        from fgrpo_secure.runtime.serving import Board, lay_out, serve  # noqa: PLC0415
 
         engine = fl_ctx.get_engine()
         job = fl_ctx.get_job_id()
         home = home_of(engine)
-        board = Board(lambda text: self.log_info(fl_ctx, text))
-        self._state = board.state
-        place = Path(engine.get_workspace().get_run_dir(job))
-        with _outcome(place, home.runs / self._run):
-            serve(
-                home,
-                self._run,
-                read_agreement(self._text),
-                job=job,
-                post=_Post(engine),
-                ready=self._begin,
-                stopped=lambda: bool(abort_signal.triggered),
-                board=board,
-                patience=Patience(),
-            )
+        board = self._board = Board(lambda text: self.log_info(fl_ctx, text))
+        root = home.run(self._run)
+        try:
+            if not (root / "summary.json").exists():
+                serve(
+                    home,
+                    self._run,
+                    read_agreement(self._text),
+                    self._plan,
+                    job=job,
+                    post=_Post(engine),
+                    ready=self._begin,
+                    stopped=lambda: bool(abort_signal.triggered),
+                    board=board,
+                    patience=Patience(),
+                )
+            lay_out(root, Path(engine.get_workspace().get_run_dir(job)) / RESULT)
+        except FgrpoError as error:
+            board.end(finished=False, words=error.what)
+            raise
+        except PrivacyError as error:
+            board.end(finished=False, words=str(error))
+            raise
+        board.end(finished=True, words=f"{self._run} is finished")
 
     def _begin(self, courier: Courier) -> None:
         self._courier = courier
@@ -245,31 +253,3 @@ class PilotController(Controller):
         if self._courier is not None and isinstance(data, bytes) and peer is not None:
             self._courier.take(str(peer.get_identity_name()), data)
         return make_reply(ReturnCode.OK)
-
-
-@contextmanager
-def _outcome(place: Path, run: Path) -> Iterator[None]:
-    """Leave in NVFlare's folder of the job what the lead may have of it.
-
-    Args:
-        place: NVFlare's folder, which can be downloaded as the job's result.
-        run: the run's folder.
-    """
-    outcome: dict[str, Any] = {"finished": False, "what": "", "fix": ""}
-    try:
-        yield
-    except FgrpoError as error:
-        outcome |= {"what": error.what, "fix": error.fix}
-        raise
-    except PrivacyError as error:
-        what, fix = said_by_kernel(error, "See docs/ledger.md.")
-        outcome |= {"what": what, "fix": fix}
-        raise
-    except BaseException as error:
-        outcome |= {"what": f"an unexpected error ({type(error).__name__})"}
-        raise
-    finally:
-        outcome["finished"] = (run / "summary.json").exists()
-        write_atomically(place / OUTCOME, json.dumps(outcome).encode())
-        if run.exists():
-            shutil.copytree(run, place / RESULT, dirs_exist_ok=True)

@@ -6,11 +6,12 @@ that another left goes on from there.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from fgrpo_secure.agreement import Agreement
 from fgrpo_secure.course import Finished, Part, conduct
@@ -24,7 +25,9 @@ from fgrpo_secure.preparation import (
     open_server_ledger,
     prepare_folders,
 )
+from fgrpo_secure.rounds import RoundNote, read_notes, write_note
 from fgrpo_secure.runtime.courier import Courier, Patience, Post
+from fgrpo_secure.runtime.engine_job import Progress
 from fgrpo_secure.runtime.envelope import LEDGER, OPEN, Opening
 from fgrpo_secure.secrets import (
     private_directory,
@@ -34,7 +37,7 @@ from fgrpo_secure.secrets import (
 from fgrpo_secure.tracking import tracked
 from privacy.ledger import Reason
 from privacy.ledger.durable import make_directory
-from privacy.plan import SERVER
+from privacy.plan import SERVER, Plan
 from privacy.wire import canonical_json, encode
 
 _AGREEMENT = "agreement.toml"
@@ -52,47 +55,54 @@ class Board:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
-        self._state: dict[str, Any] = {}
+        self._shown = Progress("waiting", 0, (), "0", "", (), "")
 
     @property
-    def state(self) -> dict[str, Any]:
-        """Where the run stands, as it goes on; nothing in it is private."""
-        return self._state
+    def progress_text(self) -> str:
+        """Where the run stands; nothing in it is private."""
+        return self._shown.to_text()
 
-    def note(self, **facts: object) -> None:
-        """Change what is shown of where the run stands."""
-        self._state |= facts
+    def begin(self, plan: Plan, notes: Sequence[RoundNote]) -> None:
+        """Show the terms, and the rounds that are over."""
+        shown = tuple((note.round, note.published, note.survivors) for note in notes)
+        self._shown = replace(
+            self._shown, rounds=plan.rounds, target=plan.epsilon, notes=shown
+        )
+
+    def end(self, *, finished: bool, words: str) -> None:
+        """Show how it ended."""
+        state = "finished" if finished else "refused"
+        self._shown = replace(self._shown, state=state, last=words)
+
+    def present(self, names: Collection[str], missing: Collection[str]) -> None:
+        """Show which sites are there."""
+        self._shown = replace(self._shown, present=tuple(sorted(names)))
+        gone = ", ".join(sorted(missing))
+        self.say(f"missing: {gone}" if gone else "all sites are there")
 
     def say(self, text: str) -> None:
         """Say one line."""
         self._say(text)
-        self._state["last"] = text
-
-    def missing(self, names: Sequence[str]) -> None:
-        """Say which sites are not there."""
-        self.note(missing=list(names))
-        self.say(f"missing: {', '.join(names)}" if names else "all sites are there")
+        self._shown = replace(self._shown, last=text)
 
     def progress(self, label: str, done: int, total: int) -> None:
         """Sites do not tell how far they are: who draws more would show it."""
 
     def round_done(self, report: RoundReport) -> None:
         """Say how a round ended."""
-        self.note(
-            round=report.number,
-            published=report.published,
-            epsilon=report.spent,
-            seconds_left=round(report.seconds_left),
+        note = (report.number, report.published, report.survivors)
+        self._shown = replace(
+            self._shown,
+            notes=(*self._shown.notes, note),
+            spent=f"{report.spent:.3f}",
         )
-        self.say(
-            f"round {report.number}/{report.rounds}: {report.outcome}; "
-            f"epsilon {report.spent:.3f} of {report.target:g}"
-        )
+        self.say(f"round {report.number}/{report.rounds}: {report.outcome}")
 
     @contextmanager
     def running(self, rounds: int, done: int) -> Iterator[None]:
         """Show that the rounds are under way."""
-        self.note(rounds=rounds, round=done)
+        del rounds, done
+        self._shown = replace(self._shown, state="running")
         yield
 
 
@@ -246,6 +256,7 @@ def serve(
     home: Home,
     name: str,
     agreement: Agreement,
+    digest: str,
     *,
     job: str,
     post: Post,
@@ -260,6 +271,7 @@ def serve(
         home: the server's.
         name: of the run.
         agreement: what all parties share.
+        digest: hex, of the plan that the lead read.
         job: what the engine calls this job.
         post: brings bytes to sites.
         ready: is given the courier, which takes what sites say.
@@ -275,7 +287,6 @@ def serve(
     root = home.run(name)
     check_folder(root)
     config = agreement.at_server(home)
-    board.note(run=name, missing=list(agreement.names))
     board.say("Registering the plan: sizes, model, noise for the target epsilon ...")
     plans, policy = make_plans(config)
     if len(plans) > 1:
@@ -284,6 +295,12 @@ def serve(
             "Take fewer clients, or several pilots.",
         )
     plan = plans[0]
+    if plan.digest != digest:
+        raise ConfigurationError(
+            f"The agreement makes plan {plan.digest[:16]} here, and the lead read "
+            f"{digest[:16]}.",
+            "Compare the base model and the versions at the lead and at the server.",
+        )
     make_directory(root)
     with ExitStack() as opened:
         opened.enter_context(held(root))
@@ -300,7 +317,7 @@ def serve(
             open_server_ledger(folder, plan, private, policy, key)
         )
         history = ledger.history
-        board.note(plan=plan.digest, rounds=plan.rounds, round=history.round)
+        board.begin(plan, list(read_notes(private).values()))
         board.say(
             f"plan {plan.digest[:16]}: epsilon {plan.epsilon} at delta {plan.delta} "
             f"over {plan.rounds} rounds; {root}"
@@ -319,7 +336,7 @@ def serve(
             sites={client: roster[client] for client in names},
             patience=patience,
             on_silence=lambda client, why: board.say(f"client {client}: {why}"),
-            on_absence=board.missing,
+            on_absence=board.present,
             stopped=stopped,
         )
         ready(courier)
@@ -363,3 +380,19 @@ def _pinned(root: Path, text: bytes) -> bytes:
             "Submit what it was begun with, or submit this one under another name.",
         )
     return text
+
+
+def lay_out(run: Path, place: Path) -> None:
+    """Copy what others may have of a finished run, as `fgrpo run` lays it out.
+
+    The server's private folder stays where it is. Of its notes go those that may be
+    sent: what a round took depends on what was drawn.
+
+    Args:
+        run: the run's folder.
+        place: a new folder.
+    """
+    shutil.copytree(run, place, ignore=shutil.ignore_patterns(SERVER))
+    notes = private_directory(place / SERVER)
+    for _, note in sorted(read_notes(run / SERVER).items()):
+        write_note(notes, replace(note, seconds={}))
