@@ -42,6 +42,10 @@ class Post(Protocol):
         """Bring bytes to a site; returns whether its process has them."""
         ...
 
+    def is_connected(self, site: str) -> bool:
+        """Whether a site's engine is there, with or without a process for this job."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Patience:
@@ -51,12 +55,15 @@ class Patience:
         again: between two tries to bring a message to a site.
         absent: since a site's last hello, after which it counts as gone.
         straggler: for all sites, before a round begins without some.
+        together: since the job began, before it is ended to have a site in it
+            that came back.
         enough: for as many as a sum takes, before the run is given up.
     """
 
     again: float = 1.0
     absent: float = 30.0
     straggler: float = 120.0
+    together: float = 120.0
     enough: float = 1800.0
 
 
@@ -220,6 +227,10 @@ class Courier:
                 for site, known in self._known.items()
                 if self.is_present(site)
             }
+
+    def is_back(self, site: str) -> bool:
+        """Whether a site's engine is there, and its process for this job is gone."""
+        return not self.is_present(site) and self._post.is_connected(site)
 
     def wait_for(self, ready: Callable[[], bool], seconds: float) -> bool:
         """Wait until something holds; returns whether it does.

@@ -20,6 +20,9 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
+from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey
+from nvflare.fuel.f3.cellnet.defs import ReturnCode as CellReturnCode
+from nvflare.fuel.f3.message import Message
 from nvflare.widgets.info_collector import GroupInfoCollector, InfoCollector
 
 from fgrpo_secure.errors import FgrpoError
@@ -39,6 +42,16 @@ if TYPE_CHECKING:
 
 _REQUEST, _HELLO, _ANSWER = "fgrpo.request", "fgrpo.hello", "fgrpo.answer"
 _BYTES = "bytes"
+_PING = "fgrpo.ping"
+_PING_SECONDS = 5.0
+_UNREACHED = frozenset(
+    {
+        CellReturnCode.TIMEOUT,
+        CellReturnCode.TARGET_UNREACHABLE,
+        CellReturnCode.COMM_ERROR,
+        CellReturnCode.INVALID_TARGET,
+    }
+)
 # What NVFlare calls the server among the targets of a message.
 _TO_SERVER = "server"
 # A message is given this long, and a second more for so many bytes.
@@ -161,6 +174,18 @@ class _Post:
     def send(self, site: str, data: bytes) -> bool:
         """Bring bytes to a site; returns whether its process has them."""
         return _send(self._engine, site, _REQUEST, data)
+
+    def is_connected(self, site: str) -> bool:
+        """Whether a site's own engine answers, be it that it knows no such message."""
+        reply = self._engine.get_cell().send_request(
+            channel=_PING,
+            topic=_PING,
+            target=site,
+            request=Message(payload=Shareable()),
+            timeout=_PING_SECONDS,
+            optional=True,
+        )
+        return reply.get_header(MessageHeaderKey.RETURN_CODE) not in _UNREACHED
 
 
 class PilotController(Controller):

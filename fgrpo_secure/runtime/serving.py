@@ -137,6 +137,7 @@ class PilotEngine:
         self._opened: dict[str, bytes] = {}
         self._refused: dict[str, tuple[bytes, Reason]] = {}
         self._closed: set[str] = set()
+        self._began = time.monotonic()
 
     def exchange(
         self, phase: str, messages: Mapping[str, bytes], deadline: float
@@ -171,6 +172,7 @@ class PilotEngine:
                 raise _refused(refused)
             enough = all(len(ready & set(names)) >= n for names, n in cohorts.items())
             waited = time.monotonic() - began
+            self._end_for_who_came_back(ready | refused.keys(), waited, enough=enough)
             nobody_to_wait_for = ready | refused.keys() >= self._openings.keys()
             if enough and (nobody_to_wait_for or waited >= self._patience.straggler):
                 return
@@ -211,6 +213,35 @@ class PilotEngine:
         for name, reason in self._courier.refused.items():
             if reason not in _PASSING:
                 self._refused[name] = (lives[name], reason)
+
+    def _end_for_who_came_back(
+        self, settled: Collection[str], waited: float, *, enough: bool
+    ) -> None:
+        """End this job where a site can only take part in another one.
+
+        An engine starts a site's process with the job and never again. Where enough
+        others are there, the job is given some time, so that a site whose process
+        does not start cannot keep the rest from every round.
+
+        Raises:
+            StateError: a site is back.
+        """
+        uptime = time.monotonic() - self._began
+        if enough and uptime < self._patience.together:
+            return
+        if waited < self._patience.absent and not enough:
+            return
+        back = [
+            name
+            for name in sorted(self._openings.keys() - settled)
+            if self._courier.is_back(name)
+        ]
+        if back:
+            raise StateError(
+                f"{', '.join(back)} came back, and can take part only in a new job.",
+                "Submit the run again, as `fgrpo pilot submit` does by itself: it goes "
+                "on from here.",
+            )
 
     def _ready(self) -> set[str]:
         """The clients whose processes are there and have opened the run."""

@@ -12,7 +12,7 @@ from privacy.ledger import Reason
 JOB = "job-1"
 RUN = bytes(range(16))
 SERVER = SigningKey(b"s" * 32)
-QUICK = Patience(again=0.02, absent=0.4, straggler=0.3, enough=0.8)
+QUICK = Patience(again=0.02, absent=0.4, straggler=0.3, together=0.5, enough=0.8)
 ENDLESS = 60.0
 
 
@@ -79,6 +79,7 @@ class World:
         self.silences, self.absences, self.logs = [], [], {}
         self.trainers, self.desks = {}, {}
         self.is_stopped = False
+        self.connected = set()
         self.courier = Courier(
             post=self,
             job=JOB,
@@ -128,6 +129,9 @@ class World:
             return False
         self.desks[site].receive(data)
         return True
+
+    def is_connected(self, site):
+        return site in self.connected
 
     def until(self, condition):
         """Wait for what other threads bring about."""

@@ -120,9 +120,7 @@ def test_a_refusal_comes_as_its_code_and_the_words_stay_at_the_site(tmp_path):
     with World(tmp_path) as world:
         world.ready()
         world.trainers["a"].refuse = Reason.POLICY_MODEL
-        answers = world.courier.exchange(
-            "open", dict.fromkeys("abc", OPENING), ENDLESS
-        )
+        answers = world.courier.exchange("open", dict.fromkeys("abc", OPENING), ENDLESS)
         assert answers.keys() == {"b", "c"}
         assert world.courier.refused == {"a": Reason.POLICY_MODEL}
         assert world.silences == [("a", "refused 'open': policy_model")]
@@ -293,3 +291,25 @@ def test_ledgers_are_asked_of_those_who_closed(tmp_path):
         world.logs["ledgers"] = []
         own.collect_ledgers()
         assert dict(world.logs["ledgers"]) == {"a": b"a:", "b": b"b:"}
+
+
+@pytest.mark.parametrize("least", [2, 3])
+def test_a_job_ends_so_that_a_site_which_came_back_can_be_in_the_next(tmp_path, least):
+    """At once where a round needs it, and after a while where none does."""
+    with World(tmp_path) as world:
+        own = engine(world, begun=True)
+        own.gather(1, {("a", "b", "c"): least})
+        world.desks.pop("c").end()
+        world.until(lambda: "c" not in world.courier.present)
+        world.connected.add("c")
+        world.until(lambda: time.monotonic() - own._began > QUICK.together)
+        with pytest.raises(StateError, match="c came back"):
+            own.gather(2, {("a", "b", "c"): least})
+
+
+def test_a_site_that_never_starts_does_not_keep_the_others_from_their_rounds(tmp_path):
+    with World(tmp_path) as world:
+        world.desks.pop("c").end()
+        world.connected.add("c")
+        world.until(lambda: world.courier.present == {"a", "b"})
+        engine(world, begun=True).gather(1, ALL)
