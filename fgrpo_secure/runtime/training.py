@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import signal
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from threading import Thread
 
 from fgrpo_secure.agreement import read_agreement
 from fgrpo_secure.budget import own_history
@@ -26,7 +22,7 @@ from fgrpo_secure.folders import RunFolder
 from fgrpo_secure.home import Home, open_home
 from fgrpo_secure.refusals import sign_refusal
 from fgrpo_secure.runtime.envelope import LEDGER, Opening
-from fgrpo_secure.runtime.worker import Progress, work
+from fgrpo_secure.runtime.worker import Progress, end_with, work
 from fgrpo_secure.secrets import write_atomically
 from fgrpo_secure.site import Site, open_site
 from fgrpo_secure.site_policy import Refusal, SitePolicyError
@@ -161,20 +157,6 @@ def _hold_to_what_was_opened(
     write_atomically(path, canonical_json(own))
 
 
-def _end_with(lifeline: int) -> None:
-    """End this process and what it started once its supervisor is gone.
-
-    The other end of the pipe is closed by the system, however the supervisor ended.
-    """
-
-    def watch() -> None:
-        with suppress(OSError):
-            os.read(lifeline, 1)
-        os.killpg(0, signal.SIGKILL)
-
-    Thread(target=watch, daemon=True).start()
-
-
 def main(arguments: list[str]) -> None:
     """Be the process: the pipe, the lifeline and the home are the arguments."""
     pipe, lifeline, root = (
@@ -182,7 +164,7 @@ def main(arguments: list[str]) -> None:
         int(arguments[1]),
         arguments[2],
     )
-    _end_with(lifeline)
+    end_with(lifeline)
     reader = Reader(pipe.recv_bytes())
     run, opening = reader.field(), decode(Opening, reader.field())
     home = open_home(Path(root))

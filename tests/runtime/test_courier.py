@@ -2,9 +2,9 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
-from tests.runtime.sites import ENDLESS, JOB, QUICK, RUN, SERVER, World, key_of
 
 from fgrpo_secure.errors import StateError
 from fgrpo_secure.runtime.envelope import (
@@ -20,6 +20,7 @@ from fgrpo_secure.runtime.serving import PilotEngine
 from privacy.crypto import SigningKey
 from privacy.ledger import Reason
 from privacy.wire import encode
+from tests.runtime.sites import ENDLESS, JOB, QUICK, RUN, SERVER, World, key_of
 
 OPENING = encode(Opening("run-1", b"terms", b"plan"))
 
@@ -220,12 +221,12 @@ def test_a_request_of_another_server_leaves_a_line_in_the_log_and_no_more(tmp_pa
         assert world.ask("log").keys() == set("abc")
 
 
-def engine(world, *, begun=False):
+def engine(world, *, begun=False, patience=QUICK):
     return PilotEngine(
         courier=world.courier,
         openings=dict.fromkeys(world.names, OPENING),
         deadline=ENDLESS,
-        patience=QUICK,
+        patience=patience,
         is_begun=lambda: begun,
         keep_ledger=lambda name, data: world.logs["ledgers"].append((name, data)),
     )
@@ -312,4 +313,5 @@ def test_a_site_that_never_starts_does_not_keep_the_others_from_their_rounds(tmp
         world.desks.pop("c").end()
         world.connected.add("c")
         world.until(lambda: world.courier.present == {"a", "b"})
-        engine(world, begun=True).gather(1, ALL)
+        own = engine(world, begun=True, patience=replace(QUICK, together=ENDLESS))
+        own.gather(1, ALL)
