@@ -86,7 +86,7 @@ class Progress:
                 present=tuple(str(name) for name in tree["present"]),
                 last=str(tree["last"]),
             )
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             return None
 
 
