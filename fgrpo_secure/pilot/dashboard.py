@@ -37,6 +37,9 @@ def line(watched: Watched) -> str:
     progress = watched.progress
     if progress is None:
         return f"{watched.run}: {shown(watched.status)}"
+    if not progress.rounds:
+        # The coordinator is still registering its plan.
+        return f"{watched.run}: {shown(progress.state)}; {shown(progress.last)}"
     return (
         f"{watched.run}: {shown(progress.state)}, round {len(progress.notes)} of "
         f"{progress.rounds}; epsilon {shown(progress.spent)} of "

@@ -7,20 +7,21 @@ Each party has a home of its own, and with namespaces a network of its own too.
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import os
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from fgrpo_secure.errors import ConfigurationError, StateError
 from fgrpo_secure.home import Home, open_home
-from fgrpo_secure.pilot import enrol, processes
+from fgrpo_secure.pilot import commands, enrol, processes
 from fgrpo_secure.pilot.enrol import Pilot
 from fgrpo_secure.pilot.invitation import LEAD, Cohort
 from fgrpo_secure.pilot.networks import HOST, networks
@@ -153,10 +154,6 @@ class Rehearsal:
                 f"What is above says why; {self.folder} stays as it is.",
             )
 
-    def sites(self) -> tuple[str, ...]:
-        """The sites."""
-        return tuple(SITES)
-
 
 def rehearse(
     folder: Path, say: Callable[[str], None], *, namespaces: bool = False
@@ -222,11 +219,19 @@ def provision(rehearsal: Rehearsal) -> None:
             continue
         text = _SITE.format(assets=assets, name=name)
         write_atomically(home.site_file, text.encode(), private=True)
-        rehearsal.command(name, "site", "policy", home.root, rehearsal.agreement)
-        rehearsal.command(
-            *(name, "site", "approve", home.root, rehearsal.agreement),
-            *("--digest", digest),
+        rehearsal.say(f"[{name}] fgrpo site policy, then fgrpo site approve")
+        asked = argparse.Namespace(
+            home=home.root, agreement=rehearsal.agreement, digest=digest, json=False
         )
+        # In this process: two more for each site would load the libraries anew.
+        with contextlib.redirect_stdout(sys.stderr):
+            commands.site_policy(asked)
+            refused = commands.site_approve(asked)
+        if refused:
+            raise StateError(
+                f"The policy of {name} does not allow the rehearsal.",
+                "What is above says why.",
+            )
 
 
 def provision_here(pilot: Pilot, homes: Path) -> Cohort:
@@ -248,7 +253,7 @@ def provision_here(pilot: Pilot, homes: Path) -> Cohort:
     return cohort
 
 
-@contextmanager
+@contextlib.contextmanager
 def running(rehearsal: Rehearsal, parties: Sequence[str]) -> Iterator[None]:
     """Start parties in the background; the block ends them, however it ends."""
     started: list[Home] = []
@@ -298,7 +303,7 @@ def _free_ports() -> tuple[int, int]:
         return one.getsockname()[1], other.getsockname()[1]
 
 
-@contextmanager
+@contextlib.contextmanager
 def _one_network() -> Iterator[Callable[[str], Sequence[str]]]:
     yield lambda _party: ()
 
