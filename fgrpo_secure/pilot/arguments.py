@@ -134,6 +134,16 @@ def add_site(adding: Any) -> None:  # noqa: ANN401
 
 
 def _add_runs(actions: Any) -> None:  # noqa: ANN401
+    proposing = actions.add_parser(
+        "plan",
+        help="every party: what a proposed run would promise",
+        description="Register the plan of an agreement and print what it promises. "
+        "Nothing is sent and nothing is spent.",
+    )
+    proposing.add_argument("agreement", metavar="RUN.toml", type=Path)
+    _add_home(proposing, "any party's home")
+    proposing.add_argument("--json", action="store_true", help="print JSON")
+    proposing.set_defaults(command=_later("plan"))
     giving = actions.add_parser(
         "submit",
         help="the lead: begin a run, or go on with it, and follow it",

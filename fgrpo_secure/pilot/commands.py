@@ -197,15 +197,33 @@ def site_approve(options: argparse.Namespace) -> int:
     return approve_config(agreement.at_site(home), options)
 
 
+def plan(options: argparse.Namespace) -> int:
+    """Print what a proposed run would promise; nothing is sent and nothing spent."""
+    from fgrpo_secure.commands import plan_facts
+    from fgrpo_secure.guarantee import explain
+
+    home = open_home(options.home)
+    agreement = _read(options.agreement)
+    config = (
+        agreement.to_propose(home)
+        if home.role is HomeRole.SITE
+        else agreement.at_server(home)
+    )
+    with quiet_libraries():
+        from fgrpo_secure.preparation import make_plan
+
+        found, _ = make_plan(config)
+    facts = plan_facts(found)
+    print(json.dumps(facts, indent=2) if options.json else explain(found, facts))
+    return 0
+
+
 def submit(options: argparse.Namespace) -> int:
     """Submit a run, and follow it to its end unless told not to."""
     from fgrpo_secure.pilot import jobs
 
     home = _home(options.home, HomeRole.LEAD)
-    try:
-        text = options.agreement.read_text("utf-8")
-    except (FileNotFoundError, UnicodeDecodeError):
-        raise _no_agreement(options.agreement) from None
+    text = _read(options.agreement).text
     name = options.name or options.agreement.stem
     with quiet_libraries():
         run, agreement, plan = jobs.prepare(home, text, name)
@@ -320,17 +338,17 @@ def _ask_lead(yes: bool) -> Callable[[Request, str], bool]:
 
 
 def _proposed(options: argparse.Namespace) -> tuple[Home, Agreement]:
-    home = _home(options.home, HomeRole.SITE)
+    return _home(options.home, HomeRole.SITE), _read(options.agreement)
+
+
+def _read(path: Path) -> Agreement:
     try:
-        return home, read_agreement(options.agreement.read_text("utf-8"))
+        return read_agreement(path.read_text("utf-8"))
     except (FileNotFoundError, UnicodeDecodeError):
-        raise _no_agreement(options.agreement) from None
-
-
-def _no_agreement(path: Path) -> ConfigurationError:
-    return ConfigurationError(
-        f"There is no agreement {path}.", "Give the RUN.toml that the lead proposes."
-    )
+        raise ConfigurationError(
+            f"There is no agreement {path}.",
+            "Give the RUN.toml that the lead proposes.",
+        ) from None
 
 
 def _home(root: Path, role: HomeRole) -> Home:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import ssl
 from collections.abc import Callable, Mapping
@@ -404,6 +405,8 @@ def _install_kit(home: Home, admission: Admission) -> None:
             "Do not use it; ask the lead to approve again.",
         )
     furnish(home, kit)
+    # The engine does not sync what it writes, and a kit that is there counts as whole.
+    os.sync()
     kit.rename(home.kit)
     shutil.rmtree(work)
 

@@ -40,7 +40,13 @@ PRIMITIVE = {
     # These are no part of a run.
     "fgrpo_secure/approvals.py": {"approve"},
     "fgrpo_secure/report/write.py": {"write_report"},
-    "fgrpo_secure/policy_commands.py": {"write_policy"},
+    "fgrpo_secure/policy_commands.py": {"draft"},
+    # Enrolment and the engine's own files, whose every step may be repeated.
+    "fgrpo_secure/pilot/enrol.py": {"_approve", "_install_kit", "init_pilot"},
+    "fgrpo_secure/pilot/jobs.py": {"collect", "submit"},
+    "fgrpo_secure/pilot/kit.py": {"furnish"},
+    "fgrpo_secure/pilot/networks.py": {"_hosts", "networks"},
+    "fgrpo_secure/pilot/processes.py": {"start_in_background", "supervise"},
     "fgrpo_secure/assets/make.py": {"report", "save", "write_data"},
     "fgrpo_secure/scaffold.py": {"write_project"},
 }
@@ -66,6 +72,19 @@ ASKING = {
     # No part of a run.
     ("approvals.py", "approve"): None,
     ("report/write.py", "write_report"): None,
+    # Enrolment, jobs and processes of a pilot: whoever was interrupted repeats them.
+    ("home.py", "make_home"): None,
+    ("pilot/enrol.py", "_approve"): None,
+    ("pilot/enrol.py", "_install_kit"): None,
+    ("pilot/enrol.py", "approve_requests"): None,
+    ("pilot/enrol.py", "init_pilot"): None,
+    ("pilot/enrol.py", "request_admission"): None,
+    ("pilot/jobs.py", "stop"): None,
+    ("pilot/jobs.py", "submit"): None,
+    ("pilot/kit.py", "_write"): None,
+    ("pilot/processes.py", "stop"): None,
+    ("pilot/rehearsal.py", "provision"): None,
+    ("pilot/rehearsal.py", "rehearse"): None,
     # Written by `replace_file` like the others, in runs that no crash test makes: a bug
     # was met, or a step was at fault. Nothing is charged or sent after either.
     ("runtime/worker.py", "_failure"): None,
