@@ -184,6 +184,11 @@ def _add_home(parser: Any, text: str) -> None:  # noqa: ANN401
 def _add_process(parser: Any, role: str) -> None:  # noqa: ANN401
     parser.add_argument("home", metavar="HOME", type=Path)
     parser.add_argument("--background", action="store_true", help="return once it runs")
+    parser.add_argument(
+        "--unless-stopped",
+        action="store_true",
+        help="start nothing where the operator stopped it; for a service manager",
+    )
     parser.set_defaults(role=role)
 
 

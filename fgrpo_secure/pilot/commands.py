@@ -122,6 +122,9 @@ def install(options: argparse.Namespace) -> int:
 def start(options: argparse.Namespace) -> int:
     """Run a site's or the server's processes, here or in the background."""
     home = _home(options.home, HomeRole(options.role))
+    if options.unless_stopped and home.stop_file.exists():
+        print(f"{home.party}: stopped by its operator; nothing is started")
+        return 0
     if options.background:
         print(processes.start_in_background(home))
         return 0

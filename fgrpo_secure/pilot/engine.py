@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fgrpo_secure.errors import ConfigurationError, FgrpoError
+from fgrpo_secure.explanations import shown
 
 # The one version that was tested: its command line and its files may differ in others.
 VERSION = "2.9.0"
@@ -123,6 +124,7 @@ def _last_json(output: bytes) -> dict[str, Any]:
 def _refused(words: Sequence[str | Path], answer: Mapping[str, Any]) -> EngineError:
     code = str(answer.get("error_code", "NO_ANSWER"))
     said = str(answer.get("message", "it gave no answer")).strip().removesuffix(".")
-    what = f"nvflare {words[0]} {words[1]}: {said}."
-    hint = str(answer.get("hint") or "").strip()
+    # Some of it comes from another machine, and goes to a terminal.
+    what = f"nvflare {words[0]} {words[1]}: {shown(said)}."
+    hint = shown(str(answer.get("hint") or "").strip())
     return EngineError(what, hint or "docs/pilot.md says what each step needs.", code)

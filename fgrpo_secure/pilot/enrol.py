@@ -274,6 +274,12 @@ def install(path: Path, root: Path, typed: str) -> Cohort:
             "Do not install it. Ask the lead and another site for theirs, over a way "
             "that does not carry the files.",
         )
+    if cohort.invitation.host != home.host:
+        raise ConfigurationError(
+            f"The cohort's server is {cohort.invitation.host}, and this home was made "
+            f"for {home.host}.",
+            "Ask the lead which it is; a home is made anew from the right invitation.",
+        )
     if admission.party != home.party or cohort.invitation.pilot != home.pilot:
         raise ConfigurationError(
             f"{path} is for {admission.party} of {cohort.invitation.pilot}.",

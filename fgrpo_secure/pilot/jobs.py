@@ -17,6 +17,7 @@ from typing import Any
 
 from fgrpo_secure.agreement import Agreement, read_agreement
 from fgrpo_secure.errors import ConfigurationError, StateError
+from fgrpo_secure.explanations import shown
 from fgrpo_secure.home import Home, HomeRole
 from fgrpo_secure.pilot.engine import Engine, EngineError
 from fgrpo_secure.runtime.engine_job import RESULT, STATUS, Progress, job_files
@@ -213,7 +214,8 @@ def follow(
         How it is, every few seconds; the last one is how it ended.
 
     Raises:
-        StateError: its jobs keep failing without a round between them.
+        StateError: its jobs keep failing without a round between them, or the
+            coordinator refused it for good.
         EngineError: the engine refused to take it again.
     """
     failures, reached, unreached = 0, 0, False
@@ -232,6 +234,11 @@ def follow(
         yield found
         if found.status == COMPLETED or run.stop_file.exists():
             return
+        if found.progress is not None and found.progress.state == "refused":
+            raise StateError(
+                f"The server refuses the run {run.name}: {shown(found.progress.last)}",
+                "Submitting it again would change nothing; mend what it says.",
+            )
         if found.progress is not None and len(found.progress.notes) > reached:
             failures, reached = 0, len(found.progress.notes)
         if not found.over:

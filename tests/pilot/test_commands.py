@@ -67,6 +67,14 @@ def test_a_command_at_the_wrong_home_is_told(make, capsys, words, role, expected
     assert expected in capsys.readouterr().err
 
 
+def test_a_service_manager_starts_nothing_that_an_operator_stopped(make, capsys):
+    home = make("north", HomeRole.SITE)
+    assert main(["site", "stop", str(home.root)]) == 0
+    assert main(["site", "start", str(home.root), "--unless-stopped"]) == 0
+    assert "nothing is started" in capsys.readouterr().out
+    assert home.stop_file.exists()
+
+
 def test_a_folder_that_is_no_home_is_told(tmp_path, capsys):
     assert main(["site", "start", str(tmp_path)]) == 5
     assert "no home" in capsys.readouterr().err

@@ -148,6 +148,16 @@ def test_a_server_that_is_not_reached_is_waited_for(run, engine):
     assert len(waited) == 3
 
 
+def test_a_run_that_the_server_refuses_is_not_submitted_again(run, engine):
+    engine.statuses = ["RUNNING"]
+    refused = Progress("refused", 3, (), "0", "8", (), "another plan\x1b[0m")
+    engine.progress = refused.to_text()
+    with pytest.raises(StateError, match="another plan") as caught:
+        follow(run, again := [], [])
+    assert again == []
+    assert "\x1b" not in str(caught.value)
+
+
 def test_what_else_the_engine_refuses_is_told(run, engine):
     engine.statuses = [EngineError("no such right", "ask", "AUTH_FAILED")]
     with pytest.raises(EngineError, match="no such right"):
