@@ -214,11 +214,12 @@ def follow(
         How it is, every few seconds; the last one is how it ended.
 
     Raises:
-        StateError: its jobs keep failing without a round between them, or the
-            coordinator refused it for good.
+        StateError: its jobs keep failing without a round between them.
         EngineError: the engine refused to take it again.
     """
     failures, reached, unreached = 0, 0, False
+    # What the coordinator said last: its job may have ended for that.
+    words = ""
     while True:
         try:
             found = watch(run)
@@ -234,11 +235,8 @@ def follow(
         yield found
         if found.status == COMPLETED or run.stop_file.exists():
             return
-        if found.progress is not None and found.progress.state == "refused":
-            raise StateError(
-                f"The server refuses the run {run.name}: {shown(found.progress.last)}",
-                "Submitting it again would change nothing; mend what it says.",
-            )
+        if found.progress is not None and found.progress.last:
+            words = f": {shown(found.progress.last)}"
         if found.progress is not None and len(found.progress.notes) > reached:
             failures, reached = 0, len(found.progress.notes)
         if not found.over:
@@ -248,15 +246,16 @@ def follow(
         if failures >= MOST_FAILURES:
             raise StateError(
                 f"The run {run.name} failed {failures} times and came no further: "
-                f"{found.status}.",
+                f"{found.status}{words}",
                 "The server's kit/log.txt and the sites' say why; submit again once it "
                 "is mended. What was charged stays charged.",
             )
         pause = min(_FIRST_PAUSE * 2 ** (failures - 1), _LONGEST_PAUSE)
         say(
-            f"The engine's job ended ({found.status}) and the run has not; submitting "
-            f"it again in {pause:.0f} s. It goes on from its last checkpoint."
+            f"The engine's job ended ({found.status}) and the run has not{words}. "
+            f"Submitting it again in {pause:.0f} s; it goes on from its checkpoint."
         )
+        words = ""
         wait(pause)
         _resubmit(resubmit, say, wait)
 

@@ -47,7 +47,8 @@ class Progress:
     """What a run's coordinator shows of it: nothing but what may be shown to anybody.
 
     Attributes:
-        state: "waiting" for sites, "running", "finished", or "refused" for good.
+        state: "waiting" for sites, "running", "finished", or "refused": the job ends
+            with an error, which `last` says.
         rounds: registered by the plan.
         notes: of each round that is over: its number, whether it was published, and
             how many were in the sum.
