@@ -184,6 +184,10 @@ class Desk:
             reason, words = Reason.MALFORMED_MESSAGE, str(error)
         except (FgrpoError, OSError) as error:
             reason, words = Reason.ENVIRONMENT, str(error)
+        except Exception as error:
+            # A thread that ends here would leave a site that says hello and no more.
+            reason = Reason.ENVIRONMENT
+            words = f"it met an unexpected error ({type(error).__name__})"
         self._say(f"declined {request.phase!r}, {reason.value}: {words}")
         return write_refusal(request, reason, self._key)
 

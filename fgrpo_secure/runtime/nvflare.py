@@ -81,15 +81,19 @@ def _send(engine: Any, target: str, topic: str, data: bytes) -> bool:  # noqa: A
     """
     message = Shareable()
     message[_BYTES] = data
-    with engine.new_context() as context:
-        replies = engine.send_aux_request(
-            targets=[target],
-            topic=topic,
-            request=message,
-            timeout=seconds_for(data),
-            fl_ctx=context,
-            optional=True,
-        )
+    try:
+        with engine.new_context() as context:
+            replies = engine.send_aux_request(
+                targets=[target],
+                topic=topic,
+                request=message,
+                timeout=seconds_for(data),
+                fl_ctx=context,
+                optional=True,
+            )
+    except Exception:
+        # Whatever NVFlare has run into, the message is sent again.
+        return False
     reply = replies.get(target) if isinstance(replies, dict) else None
     return reply is not None and reply.get_return_code() == ReturnCode.OK
 

@@ -198,7 +198,9 @@ class Trainer:
         """
         ours, theirs = socket.socketpair()
         watched, lifeline = os.pipe()
-        command = [sys.executable, "-m", _MODULE, str(theirs.fileno()), str(watched)]
+        # Nothing is imported from the folder in which an engine lays what it was sent.
+        python = [sys.executable, "-P", "-m", _MODULE]
+        command = [*python, str(theirs.fileno()), str(watched), str(self._home)]
         try:
             with self._open_log() as log, self._lock:
                 if self._is_halted:
@@ -208,8 +210,9 @@ class Trainer:
                         "`fgrpo site start` goes on.",
                     )
                 process = subprocess.Popen(  # noqa: S603
-                    [*command, str(self._home)],
+                    command,
                     pass_fds=(theirs.fileno(), watched),
+                    cwd=self._home,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

@@ -183,3 +183,14 @@ def test_a_supervisor_loads_no_learner():
 def test_what_the_process_prints_lies_in_a_file_for_the_owner_alone(trainer, tmp_path):
     trainer.open(RUN, named("run"))
     assert (tmp_path / "trainer.log").stat().st_mode & 0o077 == 0
+
+
+def test_nothing_is_imported_from_where_the_engine_lies(trainer, tmp_path, monkeypatch):
+    """A job's files lie in the engine's folder, which is where its processes are."""
+    planted = tmp_path / "kit"
+    (planted / "fgrpo_secure").mkdir(parents=True)
+    (planted / "fgrpo_secure" / "__init__.py").write_text("raise SystemExit(3)")
+    (planted / "numpy.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(planted)
+    trainer.open(RUN, named("run"))
+    assert trainer.ask("offer", b"") == b"offer:"
