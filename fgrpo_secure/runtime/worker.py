@@ -72,7 +72,7 @@ class Failure:
     fix: str
     exit_code: int
 
-    def write(self) -> bytes:
+    def to_bytes(self) -> bytes:
         """The message."""
         message = Writer().integer(Kind.FAILED).text(self.reason.value)
         for text in (self.what, self.fix):
@@ -146,7 +146,7 @@ def _open_and_answer(
     try:
         clients = open_clients(progress)
     except Exception as error:
-        pipe.send_bytes(_failure(error, crash_log).write())
+        pipe.send_bytes(_failure(error, crash_log).to_bytes())
         return
     pipe.send_bytes(Writer().integer(Kind.READY).finish())
     while True:

@@ -47,6 +47,9 @@ PRIMITIVE = {
     "fgrpo_secure/pilot/kit.py": {"furnish"},
     "fgrpo_secure/pilot/networks.py": {"_hosts", "networks"},
     "fgrpo_secure/pilot/processes.py": {"start_in_background", "supervise"},
+    # What a process prints, and a copy of a run that is finished.
+    "fgrpo_secure/runtime/serving.py": {"lay_out"},
+    "fgrpo_secure/runtime/trainer.py": {"_open_log"},
     "fgrpo_secure/assets/make.py": {"report", "save", "write_data"},
     "fgrpo_secure/scaffold.py": {"write_project"},
 }
@@ -85,6 +88,13 @@ ASKING = {
     ("pilot/processes.py", "stop"): None,
     ("pilot/rehearsal.py", "provision"): None,
     ("pilot/rehearsal.py", "rehearse"): None,
+    # A run over an engine: what pins it is written before a ledger is opened for it,
+    # and says the same each time; a client's ledger is a copy of its own.
+    ("runtime/nvflare.py", "_log"): None,
+    ("runtime/serving.py", "_pinned"): None,
+    ("runtime/serving.py", "serve"): None,
+    ("runtime/training.py", "_hold_to_what_was_opened"): None,
+    ("runtime/training.py", "open_pilot_site"): None,
     # Written by `replace_file` like the others, in runs that no crash test makes: a bug
     # was met, or a step was at fault. Nothing is charged or sent after either.
     ("runtime/worker.py", "_failure"): None,
