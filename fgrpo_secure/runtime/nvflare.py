@@ -23,6 +23,7 @@ from nvflare.apis.signal import Signal
 from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey
 from nvflare.fuel.f3.cellnet.defs import ReturnCode as CellReturnCode
 from nvflare.fuel.f3.message import Message
+from nvflare.private.defs import CellChannel
 from nvflare.widgets.info_collector import GroupInfoCollector, InfoCollector
 
 from fgrpo_secure.errors import FgrpoError
@@ -44,14 +45,6 @@ _REQUEST, _HELLO, _ANSWER = "fgrpo.request", "fgrpo.hello", "fgrpo.answer"
 _BYTES = "bytes"
 _PING = "fgrpo.ping"
 _PING_SECONDS = 5.0
-_UNREACHED = frozenset(
-    {
-        CellReturnCode.TIMEOUT,
-        CellReturnCode.TARGET_UNREACHABLE,
-        CellReturnCode.COMM_ERROR,
-        CellReturnCode.INVALID_TARGET,
-    }
-)
 # What NVFlare calls the server among the targets of a message.
 _TO_SERVER = "server"
 # A message is given this long, and a second more for so many bytes.
@@ -182,14 +175,14 @@ class _Post:
     def is_connected(self, site: str) -> bool:
         """Whether a site's own engine answers, be it that it knows no such message."""
         reply = self._engine.get_cell().send_request(
-            channel=_PING,
+            channel=CellChannel.AUX_COMMUNICATION,
             topic=_PING,
             target=site,
             request=Message(payload=Shareable()),
             timeout=_PING_SECONDS,
             optional=True,
         )
-        return reply.get_header(MessageHeaderKey.RETURN_CODE) not in _UNREACHED
+        return reply.get_header(MessageHeaderKey.RETURN_CODE) == CellReturnCode.OK
 
 
 class PilotController(Controller):

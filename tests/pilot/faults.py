@@ -35,6 +35,8 @@ STRUCK = "count"
 ROUNDS = 3
 DEADLINE = 30.0
 PATIENCE = 900.0
+# What a stop has to be done within.
+STOP_SECONDS = 15.0
 RECORD = Path(__file__).with_name("faults.md")
 
 
@@ -104,6 +106,27 @@ def site_gone(play):
     play.cable.mend()
 
 
+def lead_stops(play):
+    """The lead stops the run in R3 and submits it again."""
+    play.at("roster")
+    fgrpo("pilot", "stop", play.run, "--home", play.stage.homes / LEAD)
+    began = time.monotonic()
+    until(lambda: not any(map(play.cast.trainer, SITES)), PATIENCE)
+    assert time.monotonic() - began < STOP_SECONDS
+    return play.cast.submit(play.run)
+
+
+def site_stops(play):
+    """One site's operator stops it in R3, and starts it again a round later."""
+    play.at("roster")
+    began = time.monotonic()
+    fgrpo("site", "stop", play.stage.home(STRUCK).root)
+    assert play.cast.trainer(STRUCK) is None
+    assert time.monotonic() - began < STOP_SECONDS
+    play.over()
+    play.cast.start(STRUCK)
+
+
 def cut_in_r3(play):
     """One site's network is cut as the masked vectors are made, and mended later."""
     play.at("roster")
@@ -128,6 +151,8 @@ FAULTS = {
         server_killed,
         site_slow,
         site_gone,
+        lead_stops,
+        site_stops,
         cut_in_r3,
         cut_in_r5,
     )
@@ -162,7 +187,7 @@ def strike(stage, cast, cable, name):
     run = f"{name}-{int(time.time())}"
     lead = cast.submit(run)
     try:
-        FAULTS[name](Play(stage, cast, cable, run))
+        lead = FAULTS[name](Play(stage, cast, cable, run)) or lead
         told, _ = lead.communicate(timeout=PATIENCE)
     except BaseException:
         lead.kill()

@@ -116,6 +116,8 @@ class Stage:
             home.site_file.write_text(text)
             config = read_agreement(self.text).to_propose(home)
             tables = allowing(config, home.party)
+            tables["plan"]["least_clients"] = config.federation.min_survivors
+            tables["data_set"][0]["delta_for_life"] *= life
             write_policy(home.policy, tables)
         self.home(SERVER).server_file.write_text(tomli_w.dumps({"machine": own}))
 
