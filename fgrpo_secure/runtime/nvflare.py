@@ -134,8 +134,10 @@ class PilotExecutor(Executor):
                 say=lambda text: _log(home.private / "site.log", text),
             )
         except (FgrpoError, PrivacyError) as error:
-            # Without a hello the server only sees that this site is missing.
-            self.log_error(fl_ctx, f"this site takes no part: {error}")
+            # Without a hello the server only sees that this site is missing. An event
+            # could be carried to it.
+            text = f"this site takes no part: {error}"
+            self.log_error(fl_ctx, text, fire_event=False)
             return
         self._desk = desk
         engine.register_aux_message_handler(_REQUEST, self._receive)
