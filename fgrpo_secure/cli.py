@@ -122,13 +122,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_price(adding)
     _add_run(adding)
     _add_policy(adding)
-    _add_site(adding)
     _add_ledger(adding)
     _add_report(adding)
     _add_eval(adding)
     _add_audit(adding)
     add_pilot(adding)
-    add_site(adding)
+    _add_close(add_site(adding))
     return parser
 
 
@@ -296,9 +295,7 @@ def _add_policy(adding: Any) -> None:  # noqa: ANN401
     agree.set_defaults(command=policy_commands.approve_plan)
 
 
-def _add_site(adding: Any) -> None:  # noqa: ANN401
-    parser = adding.add_parser("site", help="what a site does without the server")
-    actions = parser.add_subparsers(required=True, metavar="ACTION")
+def _add_close(actions: Any) -> None:  # noqa: ANN401
     close = actions.add_parser(
         "close",
         help="end a client's part in a run that cannot go on",

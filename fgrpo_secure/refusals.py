@@ -39,8 +39,8 @@ def reasons_of(error: PrivacyError) -> tuple[Reason, ...]:
 class Silence:
     """Why a client does not answer: a code for whoever asked, words for its operator.
 
-    What a site's error says in words names its caps, its floors and its files. Over a
-    transport to another party only `said_to_server` may leave.
+    What a site's error says in words names its caps, its floors and its files. To
+    another party only the code may leave.
 
     Attributes:
         reason: the code; of several rules the first that was broken.
@@ -50,15 +50,6 @@ class Silence:
 
     reason: Reason
     said_to_operator: str
-
-    @property
-    def said_to_server(self) -> str:
-        """The code and one fixed sentence.
-
-        Guarantee:
-            Two silences of one reason say the same to the server.
-        """
-        return f"{self.reason.value}: this client declines, and its own log says why"
 
 
 def silence_of(error: Exception) -> Silence:

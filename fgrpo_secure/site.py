@@ -26,7 +26,7 @@ from fgrpo_secure.folders import RunFolder
 from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.policy import Policy
 from fgrpo_secure.learner import Learner
-from fgrpo_secure.refusals import Silence, sign_refusal, silence_of
+from fgrpo_secure.refusals import sign_refusal
 from fgrpo_secure.registration import cohort_names, recipe_digest
 from fgrpo_secure.secrets import (
     identity_key,
@@ -75,17 +75,6 @@ class Site:
     def policy(self) -> Policy:
         """The model that its clients share."""
         return self._policy
-
-    def answer(self, phase: str, name: str, payload: bytes) -> bytes | Silence:
-        """What `handle` gives, or why there is nothing, for a runtime to carry.
-
-        Whoever carries it to another party sends `Silence.said_to_server` and keeps
-        `Silence.said_to_operator` in the site's own log.
-        """
-        try:
-            return self.handle(phase, name, payload)
-        except (PrivacyError, FgrpoError) as error:
-            return silence_of(error)
 
     def handle(self, phase: str, name: str, payload: bytes) -> bytes:
         """Answer one phase in one client's name.

@@ -94,9 +94,11 @@ def add_pilot(adding: Any) -> None:  # noqa: ANN401
     whole.set_defaults(command=_later("rehearse"))
 
 
-def add_site(adding: Any) -> None:  # noqa: ANN401
-    """Add the commands of a site's operator."""
-    parser = adding.add_parser("site", help="one data owner's part in a pilot")
+def add_site(adding: Any) -> Any:  # noqa: ANN401
+    """Add the commands of a site's operator, and return what takes more of them."""
+    parser = adding.add_parser(
+        "site", help="what a data owner does at its own site, without the server"
+    )
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     starting = actions.add_parser("start", help="take part from now on")
     _add_process(starting, _SITE)
@@ -131,6 +133,7 @@ def add_site(adding: Any) -> None:  # noqa: ANN401
                 "of typing them",
             )
         action.set_defaults(command=command)
+    return actions
 
 
 def _add_runs(actions: Any) -> None:  # noqa: ANN401

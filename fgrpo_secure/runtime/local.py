@@ -230,7 +230,7 @@ class LocalExchange:
             answers[name] = reader.field()
         else:
             # Here one operator has the server and all sites, and may read the words.
-            _reason, words = reader.text(), reader.text()
+            _code, words = reader.text(), reader.text()
             self._on_silence(name, words)
         return True
 

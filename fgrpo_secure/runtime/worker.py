@@ -24,7 +24,7 @@ from fgrpo_secure.errors import (
     said_by_kernel,
     said_by_system,
 )
-from fgrpo_secure.refusals import Silence, reasons_of
+from fgrpo_secure.refusals import Silence, reasons_of, silence_of
 from fgrpo_secure.secrets import write_atomically
 from privacy.errors import PrivacyError
 from privacy.ledger import Reason
@@ -51,8 +51,8 @@ class Kind(IntEnum):
 class Answering(Protocol):
     """Clients that answer phases; `Site` in earnest."""
 
-    def answer(self, phase: str, name: str, payload: bytes) -> bytes | Silence:
-        """Answer one phase in one client's name, or say why not."""
+    def handle(self, phase: str, name: str, payload: bytes) -> bytes:
+        """Answer one phase in one client's name."""
         ...
 
 
@@ -75,8 +75,7 @@ class Failure:
     def to_bytes(self) -> bytes:
         """The message."""
         message = Writer().integer(Kind.FAILED).text(self.reason.value)
-        for text in (self.what, self.fix):
-            message.text(text[:_MOST_CHARACTERS])
+        message.text(self.what[:_MOST_CHARACTERS]).text(self.fix[:_MOST_CHARACTERS])
         return message.integer(self.exit_code).finish()
 
     @staticmethod
@@ -156,16 +155,20 @@ def _open_and_answer(
             return
         sequence, phase, name = reader.integer(), reader.text(), reader.text()
         payload = reader.field()
-        answer = clients[name].answer(phase, name, payload)
-        if isinstance(answer, Silence):
-            message = Writer().integer(Kind.SILENCE).integer(sequence).text(name)
-            # The code may go to another party; the words are for this machine.
-            message.text(answer.reason.value)
-            message.text(answer.said_to_operator[:_MOST_CHARACTERS])
-        else:
+        try:
+            answer = clients[name].handle(phase, name, payload)
             message = Writer().integer(Kind.ANSWER).integer(sequence).text(name)
             message.field(answer)
+        except (PrivacyError, FgrpoError) as error:
+            message = _silence(sequence, name, silence_of(error))
         pipe.send_bytes(message.finish())
+
+
+def _silence(sequence: int, name: str, silence: Silence) -> Writer:
+    """Why there is no answer: a code for all, and words for this machine's operator."""
+    message = Writer().integer(Kind.SILENCE).integer(sequence).text(name)
+    words = silence.said_to_operator[:_MOST_CHARACTERS]
+    return message.text(silence.reason.value).text(words)
 
 
 def _failure(error: Exception, crash_log: Callable[[], Path]) -> Failure:

@@ -11,7 +11,7 @@ from fgrpo_secure.errors import ConfigurationError, ModelError
 from fgrpo_secure.registration import recipe_digest
 from fgrpo_secure.site import TenthsOfADraw, check_plan, open_site
 from fgrpo_secure.task import load_run_policy, load_task
-from privacy.errors import PlanMismatchError
+from privacy.errors import MalformedMessageError, PlanMismatchError
 from privacy.ledger import HANDLE_BYTES
 from privacy.plan import ClientTerms
 from tests.app.sites import CLIENTS, FIRST, NAME, plan_of
@@ -211,18 +211,6 @@ def test_a_message_for_nobody_of_this_site_leaves_nothing_on_the_disk(
     clients = tuple(replace(client, units=UNITS) for client in plan.clients)
     site = opening(sites, config, replace(plan, clients=clients))
     before = {path: path.stat().st_mtime_ns for path in sites.folder.rglob("*")}
-    silence = site.answer(phase, name, b"")
-    assert silence.reason.value == "malformed_message"
+    with pytest.raises(MalformedMessageError):
+        site.handle(phase, name, b"")
     assert {p: p.stat().st_mtime_ns for p in sites.folder.rglob("*")} == before
-
-
-def test_what_a_site_answers_is_what_it_handles_or_why_not(sites):
-    config = sites.config("machine.microbatch=1")
-    plan = replace(matching(config), recipe=recipe_digest(config))
-    clients = tuple(replace(client, units=UNITS) for client in plan.clients)
-    site = opening(sites, config, replace(plan, clients=clients))
-    assert site.answer("log", NAME, b"") == b""
-    silence = site.answer("shares", NAME, b"")
-    assert silence.reason.value == "replay"
-    assert "does not wait" in silence.said_to_operator
-    assert "wait" not in silence.said_to_server

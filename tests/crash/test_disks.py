@@ -11,12 +11,11 @@ import traceback
 import pytest
 from safetensors import SafetensorError
 
-from fgrpo_secure import job
+from fgrpo_secure import job, preparation
 from fgrpo_secure.cli import main
 from fgrpo_secure.errors import StateError, said_by_system
 from fgrpo_secure.folders import held
 from fgrpo_secure.grpo.adapter import save_pretrained
-from fgrpo_secure.preparation import check_folder
 from fgrpo_secure.secrets import private_directory, write_atomically
 from privacy.errors import LedgerError
 from privacy.ledger import Ledger, Role
@@ -221,7 +220,7 @@ def test_a_folder_is_held_by_one_process_and_free_when_that_is_dead(tmp_path):
 def test_a_folder_in_which_a_run_may_begin_or_go_on_is_taken(tmp_path, names):
     for name in names:
         (tmp_path / name).touch()
-    check_folder(tmp_path)
+    preparation.check_folder(tmp_path)
 
 
 @pytest.mark.parametrize("names", [["thesis.tex"], ["plan.json.tmp", "config.toml"]])
@@ -229,5 +228,5 @@ def test_a_folder_of_something_else_is_not_taken(tmp_path, names):
     for name in names:
         (tmp_path / name).touch()
     with pytest.raises(StateError, match="is not a run"):
-        check_folder(tmp_path)
+        preparation.check_folder(tmp_path)
     shutil.rmtree(tmp_path)

@@ -96,12 +96,17 @@ def test_each_site_kept_its_own_ledger_as_it_was_collected(stage, collected):
         assert own.read_bytes() == (collected / "ledger" / f"{site}.jsonl").read_bytes()
 
 
+# How HTTP/2, and so gRPC, begins: the preface and empty settings.
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000")
+
+
 def handshake(stage, folder=None):
     """Connect to the server's port, with the certificate of a kit or with none."""
     home = stage.home(SITES[0])
     context = ssl.create_default_context(
         cafile=str(home.kit / "startup" / "rootCA.pem")
     )
+    context.set_alpn_protocols(["h2"])
     if folder is not None:
         context.load_cert_chain(folder / "client.crt", folder / "client.key")
     with (
@@ -110,17 +115,29 @@ def handshake(stage, folder=None):
     ):
         # With TLS 1.3 the server's verdict comes with the first that is read.
         wrapped.settimeout(10)
-        wrapped.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        wrapped.sendall(GREETING)
         return wrapped.recv(1)
 
 
+def refused(stage, folder, why):
+    """Whether the server hangs up on a certificate.
+
+    Its reason is lost where the connection is reset before it is read.
+    """
+    try:
+        return handshake(stage, folder) == b""
+    except ssl.SSLError as error:
+        return any(one in str(error).lower() for one in why)
+    except ConnectionError:
+        return True
+
+
 def test_the_certificate_of_a_site_gets_it_through(stage, followed):
-    handshake(stage, stage.home(SITES[0]).kit / "startup")
+    assert handshake(stage, stage.home(SITES[0]).kit / "startup")
 
 
 def test_without_a_certificate_nobody_gets_through(stage, followed):
-    with pytest.raises(ssl.SSLError, match="certificate required"):
-        handshake(stage)
+    assert refused(stage, None, ["certificate required"])
 
 
 def test_the_certificate_of_another_pilot_gets_nobody_through(
@@ -132,8 +149,8 @@ def test_the_certificate_of_another_pilot_gets_nobody_through(
     from fgrpo_secure.pilot.rehearsal import provision_here
 
     provision_here(pilot, tmp_path / "homes")
-    with pytest.raises(ssl.SSLError, match="unknown ca|decrypt error"):
-        handshake(stage, tmp_path / "homes" / SITES[0] / "kit" / "startup")
+    kit = tmp_path / "homes" / SITES[0] / "kit"
+    assert refused(stage, kit / "startup", ["unknown ca", "decrypt error"])
 
 
 CODE = """

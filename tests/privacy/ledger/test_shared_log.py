@@ -34,6 +34,7 @@ from privacy.wire import Writer
 from tests.privacy.ledger.synthetic import (
     CLIENTS,
     RUN,
+    adapter_after,
     adapter_before,
     digest,
     forge,
@@ -753,6 +754,7 @@ def with_more(one, *kinds, **changes):
     [
         (("closed", "closed"), {}),
         (("closed", "resumed"), {}),
+        (("closed", "resumed", "closed"), {}),
         (("resumed",), {"party": "beta"}),
         (("resumed",), {"role": "client"}),
     ],
@@ -778,6 +780,24 @@ def test_who_has_just_started_cannot_judge_what_is_said_of_lines_before(watched)
     update = one.update_of(with_more(one, "resumed", "closed"), 5)
     assert refuses(one, EquivocationError, one.sealed(update, "beta"), "beta")
     one.restart_client(NAME).check(one.sealed(update))
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_only_a_later_round_on_the_published_adapter_may_follow(watched, restarted):
+    """Who has just started does not know what was published before."""
+    one = watched()
+    one.show()
+    one.round(1)
+    one.show()
+    if restarted:
+        one.restart_client(NAME)
+    view = one.witnesses[NAME].check(one.log.updates([NAME])[NAME])
+    assert view.may_be_followed_by(2, adapter_after(1))
+    assert view.may_be_followed_by(2, bytes(32)) == restarted
+    assert view.may_be_followed_by(1, adapter_after(1)) == restarted
+    one.close_server()
+    view = one.witnesses[NAME].check(one.log.updates([NAME])[NAME])
+    assert not view.may_be_followed_by(2, adapter_after(1))
 
 
 TOLD = {
