@@ -1,12 +1,14 @@
-"""What a run begins with: its plan, its folder, and the server's ledger.
+"""What a run's folder holds before anything runs: plans, keys, and opened ledgers.
 
-The folder of a run is all its state: a run that was interrupted goes on from it, and
-one that is finished is never touched again.
+A folder holds one run. One that is begun is gone on with, if its plans are the same,
+and one that is finished is never touched again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import chain, count
 from pathlib import Path
 
 from fgrpo_secure.budget import check_pinned
@@ -17,7 +19,11 @@ from fgrpo_secure.folders import RunFolder, cohort_roots
 from fgrpo_secure.grpo import adapter
 from fgrpo_secure.grpo.policy import Policy
 from fgrpo_secure.registration import register_cohorts
-from fgrpo_secure.secrets import identity_key, private_directory, write_atomically
+from fgrpo_secure.secrets import (
+    identity_key,
+    private_directory,
+    write_atomically,
+)
 from fgrpo_secure.server_optimizer import OptimizerState
 from fgrpo_secure.software import software
 from fgrpo_secure.task import load_run_policy, public_size
@@ -57,11 +63,19 @@ def make_plans(config: RunConfig) -> tuple[tuple[Plan, ...], Policy]:
     return register_cohorts(config, sizes, dimension), policy
 
 
+def default_folder(name: str) -> Path:
+    """`runs/<config>-<UTC>`, new, also where the clock shows a time that has been."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    first = Path("runs") / f"{name}-{stamp}"
+    others = (first.with_name(f"{first.name}-{number}") for number in count(2))
+    return next(path for path in chain([first], others) if not path.exists())
+
+
 def check_folder(root: Path) -> None:
-    """Refuse a folder in which no run may begin or go on.
+    """Refuse a folder in which no run can begin or go on.
 
     Raises:
-        StateError: it holds a finished run, or something else than a run.
+        StateError: it holds a finished run, or something else.
     """
     if (root / "summary.json").exists():
         raise StateError(
