@@ -126,6 +126,12 @@ def test_the_last_checkpoint_is_that_of_this_run_and_of_no_earlier_one(run, tmp_
     assert max(root.head.size for root in report.roots) == 99
 
 
+def test_a_server_that_died_between_its_two_copies_of_a_note_is_no_problem(run):
+    shutil.copyfile(note_path(run, 12), run / LAST)
+    assert check(run, unfinished=True).ok
+    assert not check(run).ok
+
+
 def test_a_missing_cosignature_is_no_problem_and_is_shown(run):
     note = parse_note(note_path(run, 13).read_bytes())
     kept = tuple(one for one in note.signatures if one.name != "beta")
@@ -137,9 +143,11 @@ def test_a_missing_cosignature_is_no_problem_and_is_shown(run):
 
 def test_signatures_of_strangers_are_no_problem(run):
     note = parse_note(note_path(run, 13).read_bytes())
-    extra = sign_checkpoint(note.checkpoint, "witness.example", make_key("zeta"))
-    rewrite_note(run, 13, replace(note, signatures=(*note.signatures, extra)))
-    assert check(run).ok
+    # The server signs under the origin; its name in a plan is nobody's here.
+    for name in ("witness.example", SERVER):
+        extra = sign_checkpoint(note.checkpoint, name, make_key("zeta"))
+        rewrite_note(run, 13, replace(note, signatures=(*note.signatures, extra)))
+        assert check(run).ok
 
 
 def signed(head, *names):
@@ -504,6 +512,13 @@ def test_a_client_that_refused_the_server_is_a_problem(tmp_path):
         one.witnesses["beta"].check(one.sealed(one.update_of(lines, 1), "beta"))
     one.close_files()
     found = problems(one.directory, unfinished=True)
+    # What beta refused is the proof, beside what alpha vouched for.
+    runs = {
+        name: verify_ledger(one.path(name), key=None, price=price, closed=False).runs
+        for name in ("alpha", "beta")
+    }
+    roots = [root for name in runs for root in roots_of(name, runs[name])]
+    assert len(split_views(roots)) == 1
     (problem,) = [each for each in found if "disputes the server's log" in each]
     assert "not of the 4 lines of the server's ledger" in problem
 
