@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_eval(adding)
     _add_audit(adding)
     add_pilot(adding)
-    _add_close(add_site(adding))
+    _add_closing(add_site(adding))
     return parser
 
 
@@ -295,7 +295,7 @@ def _add_policy(adding: Any) -> None:  # noqa: ANN401
     agree.set_defaults(command=policy_commands.approve_plan)
 
 
-def _add_close(actions: Any) -> None:  # noqa: ANN401
+def _add_closing(actions: Any) -> None:  # noqa: ANN401
     close = actions.add_parser(
         "close",
         help="end a client's part in a run that cannot go on",

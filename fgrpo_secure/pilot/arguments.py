@@ -95,10 +95,8 @@ def add_pilot(adding: Any) -> None:  # noqa: ANN401
 
 
 def add_site(adding: Any) -> Any:  # noqa: ANN401
-    """Add the commands of a site's operator, and return what takes more of them."""
-    parser = adding.add_parser(
-        "site", help="what a data owner does at its own site, without the server"
-    )
+    """Add the commands of a site's operator; returns what others are added to."""
+    parser = adding.add_parser("site", help="what one data owner does at its own site")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     starting = actions.add_parser("start", help="take part from now on")
     _add_process(starting, _SITE)

@@ -8,9 +8,12 @@ for something may never come to an end at all.
 from __future__ import annotations
 
 import os
+import signal
 import threading
+from contextlib import suppress
 from multiprocessing import parent_process
 from multiprocessing.process import BaseProcess
+from typing import NoReturn
 
 from privacy.ledger.durable import WRITING
 
@@ -34,4 +37,31 @@ def _watch(parent: BaseProcess) -> None:
     parent.join()
     with WRITING:
         # Whatever else this process holds or computes is nobody's any more.
+        os._exit(_STATUS)
+
+
+def end_with(lifeline: int) -> None:
+    """Have this process, and what it started, end once its supervisor is gone.
+
+    Args:
+        lifeline: what is read of a pipe whose other end the supervisor alone holds. The
+            system closes that, however the supervisor ended.
+
+    Guarantee:
+        As `end_with_parent`.
+    """
+    threading.Thread(target=_watch_lifeline, args=(lifeline,), daemon=True).start()
+
+
+def _watch_lifeline(lifeline: int) -> None:
+    with suppress(OSError):
+        os.read(lifeline, 1)
+    end_group()
+
+
+def end_group() -> NoReturn:
+    """End this process and all that it started, a reward's processes among them."""
+    with WRITING:
+        # It was started as the leader of a group of its own.
+        os.killpg(0, signal.SIGKILL)
         os._exit(_STATUS)

@@ -6,7 +6,6 @@ the learner, so that whoever supervises them stays small.
 
 from __future__ import annotations
 
-import os
 import signal
 import traceback
 from collections.abc import Callable, Mapping
@@ -15,7 +14,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 from multiprocessing.connection import Connection
 from pathlib import Path
-from threading import Thread
 from typing import Protocol
 
 from fgrpo_secure.errors import (
@@ -97,20 +95,6 @@ def asked(sequence: int, phase: str, name: str, payload: bytes) -> bytes:
     """What a worker is asked: a number that its answer repeats, and the phase."""
     message = Writer().integer(sequence).text(phase).text(name)
     return message.field(payload).finish()
-
-
-def end_with(lifeline: int) -> None:
-    """End this process and what it started once its supervisor is gone.
-
-    The other end of the pipe is closed by the system, however the supervisor ended.
-    """
-
-    def watch() -> None:
-        with suppress(OSError):
-            os.read(lifeline, 1)
-        os.killpg(0, signal.SIGKILL)
-
-    Thread(target=watch, daemon=True).start()
 
 
 def work(

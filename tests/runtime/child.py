@@ -12,19 +12,20 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from fgrpo_secure.errors import StateError
+from fgrpo_secure.refusals import silence_of
 from fgrpo_secure.runtime.envelope import Opening
-from fgrpo_secure.runtime.worker import end_with, work
+from fgrpo_secure.runtime.orphans import end_group, end_with
+from fgrpo_secure.runtime.worker import work
 from privacy.errors import ReplayError
 from privacy.wire import Reader, decode
 
 
 class Fake:
-    def handle(self, phase, name, payload):
+    def answer(self, phase, name, payload):
         if phase == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if phase == "decline":
-            message = "words for the operator; do something"
-            raise ReplayError(message)
+            return silence_of(ReplayError("words for the operator; do something"))
         if phase == "hang":
             time.sleep(600)
         if phase == "pid":
@@ -52,6 +53,7 @@ def main(arguments):
         return {"north": Fake()}
 
     work(pipe, opened, lambda: Path(arguments[2]) / "crash.log")
+    end_group()
 
 
 if __name__ == "__main__":
