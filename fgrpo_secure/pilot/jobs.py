@@ -27,6 +27,10 @@ from privacy.plan import MIN_CLIENTS, Plan
 
 COMPLETED = "FINISHED:COMPLETED"
 _FINISHED = "FINISHED"
+_RUNNING = "RUNNING"
+# A job is called running a moment before and after it runs. One of which this is so
+# for so many looks was lost with the server's process.
+_LOST_LOOKS = 5
 _NOT_RUNNING = {"JOB_NOT_RUNNING", "JOB_NOT_FOUND"}
 _UNREACHED = {"CONNECTION_FAILED", "TIMEOUT", "NO_ANSWER", "SERVER_UNREACHABLE"}
 POLL_SECONDS = 4.0
@@ -45,6 +49,7 @@ class Watched:
         status: the engine's word for that job.
         progress: what the coordinator shows, while it runs.
         attempts: how many jobs there have been.
+        lost: the engine calls the job running and runs none: it was started again.
     """
 
     run: str
@@ -52,6 +57,7 @@ class Watched:
     status: str
     progress: Progress | None
     attempts: int
+    lost: bool = False
 
     @property
     def over(self) -> bool:
@@ -186,14 +192,15 @@ def watch(run: LeadRun) -> Watched:
     jobs = run.jobs()
     meta = run.call("meta", jobs[-1])
     status = str(meta.get("status", "UNKNOWN"))
-    progress = None
+    progress, lost = None, False
     if not status.startswith(_FINISHED):
         try:
             progress = _progress(run.call("stats", jobs[-1], "--site", "server"))
         except EngineError as error:
             if error.code not in _NOT_RUNNING | _UNREACHED:
                 raise
-    return Watched(run.name, jobs[-1], status, progress, len(jobs))
+            lost = status == _RUNNING and error.code in _NOT_RUNNING
+    return Watched(run.name, jobs[-1], status, progress, len(jobs), lost)
 
 
 def follow(
@@ -217,7 +224,7 @@ def follow(
         StateError: its jobs keep failing without a round between them.
         EngineError: the engine refused to take it again.
     """
-    failures, reached, unreached = 0, 0, False
+    failures, reached, unreached, lost = 0, 0, False, 0
     # What the coordinator said last: its job may have ended for that.
     words = ""
     while True:
@@ -239,9 +246,11 @@ def follow(
             words = f": {shown(found.progress.last)}"
         if found.progress is not None and len(found.progress.notes) > reached:
             failures, reached = 0, len(found.progress.notes)
-        if not found.over:
+        lost = lost + 1 if found.lost else 0
+        if not found.over and lost < _LOST_LOOKS:
             wait(POLL_SECONDS)
             continue
+        lost = 0
         failures += 1
         if failures >= MOST_FAILURES:
             raise StateError(

@@ -108,6 +108,21 @@ def test_a_run_that_comes_no_further_is_given_up(run, engine):
     assert waited == sorted(waited)
 
 
+def test_a_job_that_was_lost_with_the_servers_process_is_submitted_again(run, engine):
+    """The engine calls it running for ever, and has forgotten it."""
+    engine.statuses = ["RUNNING"] * 5 + [COMPLETED]
+    found, said = follow(run, again := [], [])
+    assert again == ["again"]
+    assert found[-1].status == COMPLETED
+    assert len(said) == 1
+
+
+def test_a_job_that_is_about_to_run_is_waited_for(run, engine):
+    engine.statuses = ["SUBMITTED"] * 9 + ["RUNNING"] * 4 + [COMPLETED]
+    _, said = follow(run, again := [], [])
+    assert (again, said) == ([], [])
+
+
 def test_failures_count_anew_after_a_round(run, engine):
     failed, notes = "FINISHED:EXECUTION_EXCEPTION", []
 
