@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,26 +14,34 @@ from fgrpo_secure.errors import ConfigurationError, StateError
 
 if TYPE_CHECKING:
     from fgrpo_secure.closing import Closed
-    from fgrpo_secure.folders import RunFolder
+    from fgrpo_secure.config import RunConfig
+    from privacy.plan import Plan
 
 
 def close_runs(options: argparse.Namespace) -> int:
     """End the part of one or more clients in a run that cannot go on."""
     from fgrpo_secure.closing import close_at_site
-    from fgrpo_secure.folders import held
+    from fgrpo_secure.folders import RunFolder, held
 
     root: Path | None = options.place if options.place.is_dir() else None
-    folder, known = _folder(options.place, root)
+    config = _config(options.place, root)
+    known = [client.name for client in config.client]
     for name in options.names:
         if name not in known:
             raise ConfigurationError(
                 f"There is no client {name} in the configuration.",
                 f"Name one of: {', '.join(known)}.",
             )
-    run = None if root is None else _run_of(root)
-    # Whoever runs in the folder would go on with a ledger that is closed.
-    with held(root) if root is not None else nullcontext():
-        found = [close_at_site(folder, name, run) for name in options.names]
+    found = []
+    with ExitStack() as holding:
+        # Whoever runs in the folder would go on with a ledger that is closed.
+        for place in _held_by_a_run(root):
+            holding.enter_context(held(place))
+        for name in options.names:
+            part = None if root is None else _part_of(root, name)
+            folder = RunFolder.of(part or Path(), config)
+            run = None if part is None else _run_of(part)
+            found.append(close_at_site(folder, name, run))
     if options.json:
         print(json.dumps([_facts(one) for one in found], indent=2))
         return 0
@@ -42,10 +50,9 @@ def close_runs(options: argparse.Namespace) -> int:
     return 0
 
 
-def _folder(place: Path, root: Path | None) -> tuple[RunFolder, list[str]]:
-    """Where ledgers lie, and the clients that the configuration names."""
+def _config(place: Path, root: Path | None) -> RunConfig:
+    """The configuration that says where ledgers lie."""
     from fgrpo_secure.config import load_config
-    from fgrpo_secure.folders import RunFolder
 
     config, _ = load_config(str(place if root is None else root / "config.toml"))
     if root is None and config.machine.state is None:
@@ -53,8 +60,45 @@ def _folder(place: Path, root: Path | None) -> tuple[RunFolder, list[str]]:
             "Without [machine] state the ledgers lie in the run's folder.",
             "Give that folder in place of the configuration.",
         )
-    folder = RunFolder.of(root or Path(), config)
-    return folder, [client.name for client in config.client]
+    return config
+
+
+def _held_by_a_run(root: Path | None) -> list[Path]:
+    """What a process that runs in a folder, or in a cohort's, holds."""
+    from privacy.ledger import is_cohort_folder
+
+    if root is None:
+        return []
+    return [root, root.resolve().parent] if is_cohort_folder(root) else [root]
+
+
+def _part_of(root: Path, name: str) -> Path:
+    """The folder of a client's cohort; the run's own where there is one cohort."""
+    from privacy.ledger import cohort_folders
+
+    parts = cohort_folders(root) or [root]
+    if parts == [root]:
+        return root
+    for part in parts:
+        if any(client.name == name for client in _plan_of(part).clients):
+            return part
+    raise StateError(
+        f"No cohort of {root} has a client {name}.",
+        "Nothing has to be done, unless files of that folder are missing.",
+    )
+
+
+def _plan_of(part: Path) -> Plan:
+    from privacy.plan import Plan
+    from privacy.wire import parse_canonical_json
+
+    path = part / "plan.json"
+    if not path.exists():
+        raise StateError(
+            f"{part} has no plan.json.",
+            "Restore it, or give the configuration in place of the folder.",
+        )
+    return Plan.from_json(parse_canonical_json(path.read_bytes()))
 
 
 def _run_of(root: Path) -> bytes | None:

@@ -19,6 +19,7 @@ from privacy.ledger.codes import Claim, Reason, Role, Status, reason_of
 from privacy.ledger.federation import (
     COHORT,
     cohort_folders,
+    is_cohort_folder,
     verify_federation,
     verify_folder,
 )
@@ -141,6 +142,7 @@ __all__ = [
     "decimal_text",
     "filter_epsilon",
     "from_object",
+    "is_cohort_folder",
     "log_origin",
     "parse_note",
     "plan_digest",

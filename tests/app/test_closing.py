@@ -8,6 +8,7 @@ from decimal import Decimal
 
 import pytest
 
+from fgrpo_secure import budget
 from fgrpo_secure.cli import main
 from fgrpo_secure.closing import close_at_site
 from fgrpo_secure.errors import StateError
@@ -30,6 +31,7 @@ from privacy.ledger import (
     verify_ledger,
 )
 from privacy.plan import SERVER
+from tests.app.cohorts import CohortRun
 from tests.app.federation import RUN
 from tests.app.sites import FIRST, NAME, SECOND, capped, plan_of
 from tests.end_to_end.program import records
@@ -240,6 +242,85 @@ def test_the_others_go_on_without_a_client_that_has_closed_its_part(federation):
     assert NAME not in one.last(SERVER, "published")["survivors"]
     one.exchange.clients[NAME].close()
     assert one.folder.own_ledger(NAME).read_bytes() == whole
+
+
+# In a run of several cohorts each client has the folder of its own.
+
+
+@pytest.fixture
+def two_cohorts(tmp_path):
+    """Makes runs of two cohorts that were opened, and whose processes have ended."""
+
+    def make(name, **settings):
+        folder = tmp_path / name
+        folder.mkdir()
+        one = CohortRun(folder, **settings)
+        one.close()
+        for client in one.exchange.clients.values():
+            client._ledger.close()
+        return one
+
+    return make
+
+
+def close_both(root, *names):
+    words = [word for name in names for word in ("--client", name)]
+    return main(["site", "close", str(root), *words])
+
+
+def test_the_folder_of_a_run_of_cohorts_closes_a_client_of_any(two_cohorts, capsys):
+    one = two_cohorts("one")
+    assert close_both(one.root, "count", "sums") == 0
+    said = capsys.readouterr().out
+    for place, name in enumerate(("count", "sums")):
+        assert one.kinds(place, name)[-1] == "closed"
+        assert one.ledgers[place].history.run.hex() in said
+    assert one.kinds(0, "shift")[-1] != "closed"
+    assert close_both(one.root / "cohort-0002", "sort") == 0
+    assert one.kinds(1, "sort")[-1] == "closed"
+
+
+def test_the_folder_of_an_older_run_of_cohorts_does_not_close_the_one_that_is_open(
+    two_cohorts, tmp_path, capsys, monkeypatch
+):
+    """Each cohort has a handle of its own, and there is none above them."""
+    # That clients have rows in common, and no budget for two runs, is beside the point.
+    standing, room = budget.standing, {"refusal": None, "cap": Decimal(1000)}
+    monkeypatch.setattr(budget, "claim_units", lambda *_: None)
+    monkeypatch.setattr(
+        budget, "standing", lambda *given: replace(standing(*given), **room)
+    )
+    state = {"machine": {"state": str(tmp_path / "store")}}
+    old = two_cohorts("old", **state)
+    new = two_cohorts("new", **state)
+    path = new.folders[1].own_ledger("sums")
+    whole = path.read_bytes()
+    assert close_both(old.root, "sums") == 5
+    assert "has gone on with another" in capsys.readouterr().err
+    assert path.read_bytes() == whole
+    assert close_both(new.root, "sums") == 0
+    assert kinds(path)[-1] == "closed"
+
+
+def test_nothing_is_closed_in_a_cohort_while_a_process_runs_in_the_folder_above(
+    two_cohorts, capsys
+):
+    from fgrpo_secure.folders import held
+
+    one = two_cohorts("one")
+    with held(one.root):
+        for place in (one.root, one.root / "cohort-0001"):
+            assert close_both(place, "count") == 5
+            assert "in use by another process" in capsys.readouterr().err
+    assert one.kinds(0, "count")[-1] != "closed"
+
+
+def test_a_cohort_whose_plan_is_gone_is_told_and_closes_nothing(two_cohorts, capsys):
+    one = two_cohorts("one")
+    (one.root / "cohort-0002/plan.json").unlink()
+    assert close_both(one.root, "sums") == 5
+    assert "has no plan.json" in capsys.readouterr().err
+    assert close_both(one.root, "count") == 0
 
 
 # Killed at every step of every write.
