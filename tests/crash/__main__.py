@@ -73,7 +73,9 @@ def _find(options: argparse.Namespace, scratch: Path) -> dict:
     else:
         world = World(scratch / "world")
         if options.random is not None:
-            tally.take(campaigns.at_random(world, options.random, options.seed))
+            # Every third run is one of several cohorts, which takes longer.
+            turns = (world, world, several)
+            tally.take(campaigns.at_random(turns, options.random, options.seed))
         if options.full:
             tally.take(campaigns.chain(world, refused, ("full",)))
         if options.chain:

@@ -171,12 +171,22 @@ def _once(run: Run, name: str, count: int, scope: str) -> Finding:
     )
 
 
-def at_random(world: World, kills: int, seed: int) -> Iterator[Finding]:
-    """Kill at random times, one run after another, until so many kills are done."""
+def at_random(worlds: Sequence[World], kills: int, seed: int) -> Iterator[Finding]:
+    """Kill at random times, one run after another, until so many kills are done.
+
+    Args:
+        worlds: whose runs are killed, in turns.
+        kills: of all of them together.
+        seed: of the times, and of who dies.
+    """
     chance = random.Random(seed)  # noqa: S311
-    longest = world.run("measured").live().seconds
+    longest_of = {
+        world: world.run("measured").live().seconds for world in dict.fromkeys(worlds)
+    }
     done = number = 0
     while done < kills:
+        world = worlds[number % len(worlds)]
+        longest = longest_of[world]
         number += 1
         run = world.run(f"random-{number}")
         killed: list[str] = []
@@ -190,7 +200,8 @@ def at_random(world: World, kills: int, seed: int) -> Iterator[Finding]:
             seconds += life.seconds
             if (run.output / "summary.json").exists():
                 # Other work on the machine may have been less than it was.
-                longest = min(longest, life.seconds) if run.lives == 1 else longest
+                if run.lives == 1:
+                    longest_of[world] = min(longest, life.seconds)
                 break
             done += 1
             if scope in {NAMES_LOST, NAMES_KEPT}:

@@ -223,8 +223,13 @@ class Watch:
         self._write(self._witness, line.encode())
 
 
-def fork_workers(watch: Watch) -> None:
-    """Have workers be forks of this process, with no file or pipe but their own."""
+def fork_workers(watch: Watch, folder: Path) -> None:
+    """Have workers be forks of this process, with no file or pipe but their own.
+
+    Args:
+        watch: what the workers tell.
+        folder: of the run, in which the server has files open.
+    """
     real = get_context("fork")
     ends: list = []
 
@@ -244,8 +249,7 @@ def fork_workers(watch: Watch) -> None:
         for end in ends:
             if end is not pipe and not end.closed:
                 end.close()
-        for order in orders:
-            _close_inherited(Path(order.root))
+        _close_inherited(folder)
         watch.become(tuple(name for order in orders for name in order.names))
         target(*args)
 

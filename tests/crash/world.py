@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -124,19 +124,27 @@ class Run:
         self.parts = tuple(cohort_roots(self.output, len(world.plans)))
 
     def start(
-        self, judge: Judge = go_on, planted: Callable[[], None] | None = None
+        self,
+        judge: Judge = go_on,
+        planted: Callable[[], None] | None = None,
+        command: Sequence[object] = (),
     ) -> Living:
         """Start the program.
 
         Args:
             judge: what happens at each boundary.
             planted: called in the program's process before it begins, to make a fault.
+            command: what it is called with; `fgrpo run` of this run if nothing is said.
         """
+        if not command:
+            state = f'machine.state="{self.store}"'
+            command = ("run", self.world.config, "--output", self.output)
+            command = (*command, "--set", state)
         self.lives += 1
         files = Files(self.folder, self.lives)
         process = os.fork()
         if process == 0:
-            self._be_server(judge, files, planted)
+            self._be_program(judge, files, planted, [str(word) for word in command])
         return Living(process, files)
 
     def live(
@@ -145,6 +153,7 @@ class Run:
         *,
         planted: Callable[[], None] | None = None,
         then: Callable[[int], None] | None = None,
+        command: Sequence[object] = (),
     ) -> Life:
         """Start the program and wait until all its processes have ended.
 
@@ -152,8 +161,9 @@ class Run:
             judge: what happens at each boundary.
             planted: as for `start`.
             then: called with the process once it was started; it may end it.
+            command: as for `start`.
         """
-        living = self.start(judge, planted)
+        living = self.start(judge, planted, command)
         try:
             if then is not None:
                 then(living.process)
@@ -181,8 +191,12 @@ class Run:
             if event["life"] == self.lives
         }
 
-    def _be_server(
-        self, judge: Judge, files: Files, planted: Callable[[], None] | None
+    def _be_program(
+        self,
+        judge: Judge,
+        files: Files,
+        planted: Callable[[], None] | None,
+        command: list[str],
     ) -> None:
         """In the fork: be the program, and never return."""
         status = 99
@@ -197,12 +211,10 @@ class Run:
             clients = self.world.clients
             Boundaries(folders, clients, watch.passed, watch.noted, journal).install()
             number_from(local.LocalExchange, _FIRST_SEQUENCE)
-            fork_workers(watch)
+            fork_workers(watch, self.output)
             if planted is not None:
                 planted()
-            arguments = ["run", self.world.config, "--output", self.output]
-            state = f'machine.state="{self.store}"'
-            status = main([*map(str, arguments), "--set", state])
+            status = main(command)
         except BaseException:
             # It would otherwise go on as the process that it was forked from.
             traceback.print_exc()
