@@ -276,11 +276,12 @@ class _Course:
             "close", server.last_words(), self._config.machine.deadline_seconds
         )
         server.take_cosignatures(closed)
-        gone = ", ".join(sorted(set(self._names) - closed.keys()))
-        if gone:
+        silent = ", ".join(sorted(set(self._names) - closed.keys()))
+        if silent:
             raise StateError(
-                f"The ledgers of {gone} are not closed: their processes have ended.",
-                f"See what ended them, then finish: {RESUME}",
+                f"No word of {silent} that the server's log is whole and their ledgers "
+                "are closed; the lines above say why.",
+                f"Mend that, and see `fgrpo ledger verify`; then finish: {RESUME}",
             )
 
     def summary(

@@ -18,6 +18,7 @@ from privacy.ledger.records import (
     Joined,
     Outcome,
     Published,
+    Resumed,
     Roster,
     RoundOpened,
     Shown,
@@ -66,7 +67,10 @@ class ServerRound:
 
 @dataclass(slots=True)
 class ClientRound:
-    """What one client wrote of one attempt, and the hashes of those lines."""
+    """What one client wrote of one attempt, and the hashes of those lines.
+
+    After `resumed` within it, what the lines miss may be what a copy of them lost.
+    """
 
     joined: Joined
     line: int
@@ -77,6 +81,7 @@ class ClientRound:
     commit: Commit | None = None
     outcome: Outcome | None = None
     outcome_line: int = 0
+    resumed: bool = False
 
 
 def reconcile(
@@ -276,6 +281,7 @@ def client_rounds(entries: Sequence[Entry]) -> dict[Place, ClientRound]:
             current = None
             continue
         current.heads.add(entry.head)
+        current.resumed |= isinstance(record, Resumed)
         if isinstance(record, Shown):
             current.shown, current.shown_line = record, entry.line
         if isinstance(record, Intent | Commit):

@@ -384,6 +384,7 @@ class Witness:
             head = told.published.heads.get(self._name) if told.published else None
             mine = own.get(place)
             lost = mine is None and self._name in told.members
+            lost |= mine is not None and _may_have_forgotten(self._name, told, mine)
             # What the server itself ended here is whole: then the contradiction is its.
             ended = mine is not None and _told_by_server(mine)
             if lost or (head is not None and head not in held and not ended):
@@ -446,6 +447,14 @@ def _agrees(told: ServerRound, seen: Seen) -> bool:
         None,
         opened,
     }
+
+
+def _may_have_forgotten(name: str, told: ServerRound, mine: ClientRound) -> bool:
+    """Whether a vector came in of which there is no commitment, at one that restarted.
+
+    A client that lived through the round has it in memory that it sent none.
+    """
+    return mine.resumed and mine.commit is None and name in told.survivors
 
 
 def _told_by_server(mine: ClientRound) -> bool:

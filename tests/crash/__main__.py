@@ -23,6 +23,7 @@ _BEFALLS = (
     together.orphan_at_the_start,
     together.orphan_that_is_stuck,
     together.clock_goes_back,
+    together.older_copy_within_a_round,
     together.no_umask,
     together.resumed_after_each_round,
 )

@@ -97,6 +97,12 @@ def test_a_clock_that_goes_back_changes_nothing(killed):
     assert killed["clock_goes_back"] == []
 
 
+def test_a_ledger_that_is_an_older_copy_from_within_a_round_is_told_and_not_charged(
+    killed,
+):
+    assert killed["older_copy_within_a_round"] == []
+
+
 def test_private_files_of_a_run_are_private_without_a_umask(killed):
     assert killed["no_umask"] == []
 

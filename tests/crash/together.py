@@ -6,6 +6,7 @@ Each returns what did not hold.
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import sys
 import time
@@ -13,10 +14,11 @@ from itertools import pairwise
 from pathlib import Path
 
 from fgrpo_secure.checkpoint import read_checkpoint
+from privacy.ledger import verify_run
 from privacy.plan import SERVER
 from tests.crash.campaigns import at
 from tests.crash.checks import broken_at_the_end, broken_now
-from tests.crash.world import Run, World
+from tests.crash.world import CHOSEN, Run, World
 from tests.end_to_end.program import records
 
 _IN_USE = "in use by another process"
@@ -85,6 +87,50 @@ def clock_goes_back(world: World) -> list[str]:
     wrong = broken_now(run, run.live(at("client vector", 1, "machine")))
     life = run.live(planted=_turn_clock_back)
     return wrong + broken_at_the_end(run, life)
+
+
+def older_copy_within_a_round(world: World) -> list[str]:
+    """Bring a ledger back to the line before a charge, its vector counted since.
+
+    Nothing follows: the client says in its ledger that it has forgotten, draws no more,
+    and accuses nobody.
+    """
+    run = world.run("older-copy")
+    here, kept = run.store / CHOSEN / "ledger", run.folder / "older"
+    charge, counted = "client write line intent", "server sync folder of head survivors"
+
+    def judge(name: str, times: int, party: str) -> str | None:
+        if times > 1 or party not in {CHOSEN, SERVER}:
+            return None
+        return {charge: "stall", counted: "machine"}.get(name)
+
+    first = run.start(judge)
+    try:
+        first.wait_for("stall")
+        shutil.copytree(here, kept)
+    finally:
+        first.go_on()
+        life = first.end()
+    wrong = broken_now(run, life)
+    shutil.rmtree(here)
+    shutil.copytree(kept, here)
+    drawn = len(_draws(run))
+    life = run.live()
+    said = records(here / f"{CHOSEN}.jsonl")
+    if [line["reason"] for line in said if line["kind"] == "refused"] != ["rollback"]:
+        wrong.append(f"the ledger says {[line['kind'] for line in said]}")
+    if len(_draws(run)) != drawn:
+        wrong.append("it was charged on top of a ledger that has forgotten")
+    if life.status != 5 or f"No word of {CHOSEN}" not in life.stderr:
+        wrong.append(f"status {life.status}: {life.stderr[-400:]}")
+    if not verify_run(run.output, unfinished=True).problems:
+        wrong.append("the folder verifies")
+    return wrong
+
+
+def _draws(run: Run) -> list[dict]:
+    seen = run.seen()
+    return [e for e in seen if e["what"] == "draw" and e["client"] == CHOSEN]
 
 
 def no_umask(world: World) -> list[str]:

@@ -28,7 +28,15 @@ from privacy.ledger.codes import Reason, Role, Status
 from privacy.ledger.envelope import open_line
 from privacy.ledger.log_update import open_update
 from privacy.ledger.merkle import Tree
-from privacy.ledger.records import Cosigned, Moved, Refused, Roster, RoundOpened
+from privacy.ledger.records import (
+    Aborted,
+    Cosigned,
+    Moved,
+    Refused,
+    Roster,
+    RoundOpened,
+    Survivors,
+)
 from privacy.plan import SERVER
 from privacy.wire import Writer
 from tests.privacy.ledger.synthetic import (
@@ -1160,6 +1168,40 @@ def test_a_ledger_that_holds_the_joining_alone_has_forgotten_its_charge(watched)
     one.restart_client(NAME, before=saved)
     assert refuses(one, RollbackError, one.log.updates([NAME])[NAME]) == ["refused"]
     assert reasons(one) == ["rollback"]
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_a_copy_from_before_its_charge_is_no_lie_of_the_server(watched, shown):
+    """Its vector was counted, and the round came to nothing: no head names it."""
+    one = watched()
+    one.show()
+    one.server.append(RoundOpened(1, 1, digest("offer", 1), adapter_before(1)))
+    for name in CLIENTS:
+        one.clients[name].join(1)
+    one.server.append(Roster(1, 1, CLIENTS, digest("roster", 1)))
+    if shown:
+        one.clients[NAME].shown(1)
+    saved = one.save(NAME)
+    for name in CLIENTS:
+        one.clients[name].intent(1)
+    one.count(1, CLIENTS)
+    one.server.append(Aborted(1, 1, Reason.INTERRUPTED, ()))
+    one.restart_client(NAME, before=saved)
+    assert refuses(one, RollbackError, one.log.updates([NAME])[NAME]) == ["refused"]
+    assert reasons(one) == ["rollback"]
+
+
+def test_a_server_that_counts_a_client_which_sent_nothing_is_found_out(watched):
+    """The client has lived through the round, so that it has forgotten nothing."""
+    one = watched()
+    one.show()
+    one.gather(1)
+    one.server.append(
+        Survivors(1, 1, CLIENTS, CLIENTS, digest("sharers", 1), digest("all", 1))
+    )
+    one.server.append(Aborted(1, 1, Reason.INTERRUPTED, ()))
+    update = one.log.updates([NAME])[NAME]
+    assert refuses(one, EquivocationError, update) == ["disputed", "refused"]
 
 
 def test_what_a_ledger_holds_of_an_earlier_run_is_not_of_this_log(tmp_path):
