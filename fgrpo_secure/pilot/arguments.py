@@ -76,6 +76,12 @@ def add_pilot(adding: Any) -> None:  # noqa: ANN401
     serving = actions.add_parser("serve", help="run the server, or stop it")
     _add_process(serving, _SERVER)
     serving.add_argument("--stop", action="store_true", help="stop the one that runs")
+    serving.add_argument(
+        "--metrics",
+        metavar="[HOST:]PORT",
+        help="tell Prometheus the public numbers of its runs on this port, to this "
+        "machine alone where no host is given (default: nobody)",
+    )
     serving.set_defaults(command=_later("serve"))
     _add_runs(actions)
     whole = actions.add_parser(

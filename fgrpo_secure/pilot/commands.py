@@ -29,7 +29,7 @@ from fgrpo_secure.pilot.invitation import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from fgrpo_secure.agreement import Agreement
     from fgrpo_secure.pilot.jobs import LeadRun, Watched
@@ -119,14 +119,19 @@ def install(options: argparse.Namespace) -> int:
     return 0
 
 
-def start(options: argparse.Namespace) -> int:
-    """Run a site's or the server's processes, here or in the background."""
+def start(options: argparse.Namespace, words: Sequence[str] = ()) -> int:
+    """Run a site's or the server's processes, here or in the background.
+
+    Args:
+        options: as they were given.
+        words: further ones of the same command in the background.
+    """
     home = _home(options.home, HomeRole(options.role))
     if options.unless_stopped and home.stop_file.exists():
         print(f"{home.party}: stopped by its operator; nothing is started")
         return 0
     if options.background:
-        print(processes.start_in_background(home))
+        print(processes.start_in_background(home, words=words))
         return 0
     return processes.supervise(home, _say)
 
@@ -141,7 +146,17 @@ def stop_home(options: argparse.Namespace) -> int:
 
 def serve(options: argparse.Namespace) -> int:
     """Run the server, or stop it."""
-    return (stop_home if options.stop else start)(options)
+    if options.stop:
+        return stop_home(options)
+    if options.metrics is None:
+        return start(options)
+    from fgrpo_secure.pilot.exporter import exposed, read_address
+
+    address = read_address(options.metrics)
+    if options.background:
+        return start(options, ("--metrics", options.metrics))
+    with exposed(_home(options.home, HomeRole.SERVER), address, _say):
+        return start(options)
 
 
 def site_status(options: argparse.Namespace) -> int:

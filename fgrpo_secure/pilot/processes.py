@@ -105,12 +105,15 @@ def supervise(home: Home, say: Callable[[str], None]) -> int:
     return 0
 
 
-def start_in_background(home: Home, within: Sequence[str] = ()) -> int:
+def start_in_background(
+    home: Home, within: Sequence[str] = (), words: Sequence[str] = ()
+) -> int:
     """Start a supervisor that outlives this process; returns its process id.
 
     Args:
         home: whose.
         within: a command that goes before its own, such as one that enters a network.
+        words: further ones of its own command.
 
     Raises:
         ConfigurationError, StateError: as `supervise` raises them, or it ended at once.
@@ -119,12 +122,13 @@ def start_in_background(home: Home, within: Sequence[str] = ()) -> int:
     if look(home).alive:
         raise _runs_already(home)
     home.stop_file.unlink(missing_ok=True)
-    words = ["site", "start"] if home.role is HomeRole.SITE else ["pilot", "serve"]
+    role = ["site", "start"] if home.role is HomeRole.SITE else ["pilot", "serve"]
+    command = [sys.executable, "-m", "fgrpo_secure", *role, str(home.root), *words]
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
     log = os.open(_log_file(home), flags, 0o600)
     try:
         started = subprocess.Popen(  # noqa: S603
-            [*within, sys.executable, "-m", "fgrpo_secure", *words, str(home.root)],
+            [*within, *command],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -29,6 +29,7 @@ from fgrpo_secure.rounds import RoundNote, read_notes, write_note
 from fgrpo_secure.runtime.courier import Courier, Patience, Post
 from fgrpo_secure.runtime.engine_job import Progress
 from fgrpo_secure.runtime.envelope import LEDGER, OPEN, Opening
+from fgrpo_secure.runtime.posting import posted
 from fgrpo_secure.secrets import (
     private_directory,
     remove_unfinished,
@@ -349,6 +350,7 @@ def serve(
         )
         history = ledger.history
         board.begin(plan, list(read_notes(private).values()))
+        opened.enter_context(posted(lambda: board.progress_text, private))
         board.say(
             f"plan {plan.digest[:16]}: epsilon {plan.epsilon} at delta {plan.delta} "
             f"over {plan.rounds} rounds; {root}"

@@ -36,7 +36,10 @@ PRIMITIVE = {
     "privacy/ledger/shared_log.py": {"_load"},
     "privacy/ledger/store.py": {"_replay", "_restore", "_write"},
     # What is made for show, and nothing rests on.
+    "fgrpo_secure/runtime/posting.py": {"_replace", "posted"},
     "fgrpo_secure/tracking.py": {"__init__", "_tell", "_write"},
+    # This goes over a connection.
+    "fgrpo_secure/pilot/exporter.py": {"do_GET"},
     # These are no part of a run.
     "fgrpo_secure/approvals.py": {"approve"},
     "fgrpo_secure/report/write.py": {"write_report"},
