@@ -195,15 +195,19 @@ def play_locally(order: Mapping[str, Any]) -> dict[str, Any]:
         def gather(self, number: int, cohorts: Mapping[tuple[str, ...], int]) -> None:
             """Nothing to wait for."""
 
-    local._work = engine_parts.work_here
+    before, local._work = local._work, engine_parts.work_here
     names = tuple(f"site-{number:02}" for number in range(1, order["sites"] + 1))
     result: dict[str, Any] = {}
-    with Pipes(
-        [local.WorkerOrder("", names, b"")],
-        workers=len(names),
-        on_progress=lambda *_: None,
-        on_silence=lambda *_: None,
-    ) as pipes:
+    try:
+        opened = Pipes(
+            [local.WorkerOrder("", names, b"")],
+            workers=len(names),
+            on_progress=lambda *_: None,
+            on_silence=lambda *_: None,
+        )
+    finally:
+        local._work = before
+    with opened as pipes:
         pipes.wait_ready()
         workers = [worker.process.pid for worker in pipes._workers]
         result["idle"] = _peaks(workers)

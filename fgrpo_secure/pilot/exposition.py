@@ -1,9 +1,9 @@
 """A pilot's runs as Prometheus reads them: public numbers, and no others.
 
 What is here is made of what a run publishes anyway: the plan, and what the coordinator
-notes of a round that may be shown (`rounds.py`). Seconds are those of phases in which
-no site draws or learns. The phase of the vectors is left out, as how long it took
-depends on what was drawn; so are the time of day and every word. Labels are names of
+notes of a round that may be shown (`rounds.py`). How long the vectors took depends on
+what was drawn, and so does any phase that waits for a site which may still be at them:
+of these no seconds are told, nor the time of day, nor any word. Labels are names of
 runs, phases and clients.
 
 Source: Prometheus, text-based exposition format, version 0.0.4.
@@ -37,8 +37,9 @@ _PHASES = (
     *("log", "offer", "roster", "shares", "survivors", "quorum"),
     *("published", "aborted"),
 )
-# In these a site does the same whatever it has drawn.
-TIMED = tuple(phase for phase in _PHASES if phase != "shares")
+# They ask only who has answered the phase before. An offer, or the news of an abort,
+# may reach a site that is late and still learns, which answers it when that is done.
+TIMED = ("roster", "survivors", "quorum", "published")
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +202,7 @@ class _Families:
         self._seconds = Family(
             "fgrpo_phase_seconds_total",
             "counter",
-            "Seconds of the phases in which no site draws or learns.",
+            "Seconds of the phases that wait for no site that may still learn.",
         )
         self._alive = Family(
             "fgrpo_run_alive", "gauge", "1 while a process of the server runs it."
