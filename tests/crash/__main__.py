@@ -21,6 +21,7 @@ _BEFALLS = (
     together.second_start,
     together.orphan,
     together.orphan_at_the_start,
+    together.orphan_within_a_line,
     together.orphan_that_is_stuck,
     together.clock_goes_back,
     together.older_copy_within_a_round,

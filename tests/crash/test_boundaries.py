@@ -87,6 +87,7 @@ def test_a_second_process_on_a_run_is_refused_and_changes_nothing(killed):
 def test_a_run_waits_for_a_worker_that_outlives_its_server(killed):
     assert killed["orphan"] == []
     assert killed["orphan_at_the_start"] == []
+    assert killed["orphan_within_a_line"] == []
 
 
 def test_a_worker_whose_server_died_ends_though_it_is_stuck(killed):

@@ -54,6 +54,11 @@ def orphan_at_the_start(world: World) -> list[str]:
     return _orphaned(world.run("early-orphan"), "client send ready")
 
 
+def orphan_within_a_line(world: World) -> list[str]:
+    """Likewise where the worker has written a line, and not synced it."""
+    return _orphaned(world.run("writing-orphan"), "client sync line shown")
+
+
 def orphan_that_is_stuck(world: World) -> list[str]:
     """Start a run again whose worker would never have come to an end by itself."""
     run = world.run("stuck-orphan")
