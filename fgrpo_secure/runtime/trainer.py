@@ -213,6 +213,7 @@ class Trainer:
                     command,
                     pass_fds=(theirs.fileno(), watched),
                     cwd=self._home,
+                    env=_environment(self._home),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -236,6 +237,24 @@ class Trainer:
         if os.fstat(descriptor).st_size > _MOST_LOG_BYTES:
             os.ftruncate(descriptor, 0)
         return os.fdopen(descriptor, "ab")
+
+
+def _environment(home: Path) -> dict[str, str]:
+    """This process's environment, but for what an engine adds to where modules are.
+
+    NVFlare names a folder of each job there, which lies in the home.
+    """
+    found = dict(os.environ)
+    places = found.pop("PYTHONPATH", "").split(os.pathsep)
+    inside = home.resolve()
+    own = [
+        place
+        for place in places
+        if place and not Path(place).resolve().is_relative_to(inside)
+    ]
+    if own:
+        found["PYTHONPATH"] = os.pathsep.join(own)
+    return found
 
 
 def _signal(child: _Child, number: signal.Signals) -> None:

@@ -28,6 +28,8 @@ class Fake:
             return silence_of(ReplayError("words for the operator; do something"))
         if phase == "hang":
             time.sleep(600)
+        if phase == "path":
+            return os.environ.get("PYTHONPATH", "").encode()
         if phase == "pid":
             return str(os.getpid()).encode()
         return phase.encode() + b":" + payload

@@ -59,6 +59,18 @@ def test_it_opens_once_and_answers(trainer):
     assert trainer.ask("offer", b"x") == b"offer:x"
 
 
+def test_no_folder_of_a_home_is_where_its_modules_are(trainer, tmp_path, monkeypatch):
+    # The engine adds such a folder for each job, there or not.
+    custom = tmp_path / "kit" / "job" / "app_north" / "custom"
+    custom.mkdir(parents=True)
+    (custom / "sitecustomize.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    places = [str(custom), "", str(tmp_path / "kit" / ".." / "x"), str(ROOT)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(places))
+    trainer.open(RUN, named("run"))
+    assert trainer.ask("path", b"") == str(ROOT).encode()
+    assert not (tmp_path / "ran").exists()
+
+
 def test_other_terms_get_a_process_of_their_own(trainer):
     trainer.open(RUN, named("run"))
     first = trainer.process_id
