@@ -6,6 +6,7 @@ sign many things that are refused, could otherwise make the ledger grow at will.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from fgrpo_secure.site_policy import SitePolicyError
 from fgrpo_secure.software import software
 from privacy.errors import PrivacyError, RefusalError
 from privacy.ledger import (
+    ClientOpened,
     Declined,
     Ledger,
     Phase,
@@ -26,6 +28,9 @@ from privacy.ledger import (
     reason_of,
 )
 from privacy.plan import Plan
+
+# Lines of one reason for plans that a server makes up.
+_MOST_PLANS = 32
 
 
 def reasons_of(error: PrivacyError) -> tuple[Reason, ...]:
@@ -106,10 +111,15 @@ def sign_refusal(
 
     A run that it has open is refused within; another is not opened for it, which is
     said once for each plan and reason. Of a run that the ledger has left behind,
-    closed or not, nothing can follow: there is nothing to decline.
+    closed or not, nothing can follow: there is nothing to decline. A server may make up
+    a run, or a plan for one, whenever it likes, and gets no more lines than so many.
 
     Raises:
         LedgerError: the ledger does not verify, or another process writes it.
+
+    Guarantee:
+        No reason has more than 32 lines of plans within a run, nor from one opened run
+        to the next.
     """
     key = identity_key(private_directory(folder.private(name)))
     path = folder.own_ledger(name)
@@ -126,7 +136,10 @@ def sign_refusal(
             for record in _of_run(ledger, run)
             if isinstance(record, Declined)
         }
+        lines = Counter(_declined_plans(ledger, run if inside else None))
         for reason in error.reasons:
+            if lines[reason] >= _MOST_PLANS:
+                continue
             if inside:
                 ledger.append(Refused(0, 0, reason, None))
             elif (plan.digest_bytes, reason) not in said:
@@ -140,6 +153,20 @@ def sign_refusal(
                         reason=reason,
                     )
                 )
+
+
+def _declined_plans(ledger: Ledger, run: bytes | None) -> Iterator[Reason]:
+    """Why plans were declined within a run; for None, since one was opened last."""
+    for entry in reversed(ledger.entries):
+        record = entry.record
+        if run is None:
+            if isinstance(record, ClientOpened):
+                return
+            if isinstance(record, Declined):
+                yield record.reason
+        elif isinstance(record, Refused) and entry.header.run == run:
+            if record.round == 0 and record.offer_digest is None:
+                yield record.reason
 
 
 def _of_run(ledger: Ledger, run: bytes) -> Iterator[Record]:

@@ -9,7 +9,7 @@ from fgrpo_secure.site_policy import SitePolicyError
 from privacy.errors import PlanMismatchError, ReplayError
 from privacy.ledger import verify_ledger
 from tests.adversary.test_site_policy import NAME, TRIO, Guarded
-from tests.app.federation import Federation
+from tests.app.federation import RUN, Federation
 from tests.app.test_messages import offer_of
 
 ROUNDS = 3
@@ -132,3 +132,35 @@ def test_a_plan_that_is_proposed_again_is_declined_in_one_line(guarded):
     said = [(line["plan_digest"], line["reason"]) for line in lines]
     assert len(said) == len(set(said))
     assert {digest for digest, _ in said} == {plan.digest for plan in plans}
+
+
+def test_a_server_that_makes_up_runs_and_plans_gets_no_more_than_so_many_lines(guarded):
+    """Over an engine a server proposes what it likes, and signs it."""
+    one = guarded.one
+    guarded.tables["plan"] |= {"least_clients": 5, "least_colluders": 2}
+    guarded.write()
+    one.ledgers[NAME].close()
+    rules = site_rules(one.config, one.plan, one.folder, [NAME])[NAME]
+
+    def propose(run, plan=one.plan):
+        with pytest.raises(SitePolicyError):
+            admit(rules, plan, one.folder, run)
+
+    for number in range(40):
+        propose(number.to_bytes(16, "big"))
+        # Of the run that is open, it may propose other terms.
+        propose(RUN, replace(one.plan, rounds=number + 1))
+    for kind in ("declined", "refused"):
+        lines = [r["reason"] for r in one.records(NAME) if r["kind"] == kind]
+        assert lines.count("policy_cohort") == 32
+        assert lines.count("policy_colluders") == 32
+    # What is against a run for another reason still stands there.
+    guarded.tables["plan"] |= {"least_clients": 3, "least_colluders": 1}
+    guarded.tables["plan"]["least_survivors"] = 4
+    guarded.write()
+    for run in (bytes(16), RUN):
+        propose(run)
+        assert one.records(NAME)[-1]["reason"] == "policy_survivors"
+    verify_ledger(
+        one.folder.own_ledger(NAME), key=one.keys[NAME].verify_key, closed=False
+    )
