@@ -165,8 +165,8 @@ def _declined_plans(ledger: Ledger, run: bytes | None) -> Iterator[Reason]:
             if isinstance(record, Declined):
                 yield record.reason
         elif isinstance(record, Refused) and entry.header.run == run:
-            if record.round == 0 and record.offer_digest is None:
-                yield record.reason
+            of_plan = record.round == 0 and record.offer_digest is None
+            yield from (record.reason,) if of_plan else ()
 
 
 def _of_run(ledger: Ledger, run: bytes) -> Iterator[Record]:

@@ -42,6 +42,8 @@ _START_SECONDS = 20.0
 # An engine that dies so often in so long will not be helped by another start.
 _MOST_STARTS, _WITHIN_SECONDS = 5, 300.0
 _RESTART_SECONDS = 3.0
+# Of what stands behind the program's name in /proc/PID/stat; see proc(5).
+_START_FIELD = 19
 _MODULE = "fgrpo_secure.runtime.nvflare_processes"
 
 
@@ -65,10 +67,10 @@ def look(home: Home) -> Running:
     path = _lock_file(home)
     alive = path.exists() and not _can_lock(path)
     record = _record(home) if alive else {}
-    found = record.get("supervisor")
-    return Running(
-        alive, found if isinstance(found, int) else None, home.stop_file.exists()
-    )
+    found, began = record.get("supervisor"), record.get("began")
+    # One that was killed left its number here, which another program may have by now.
+    known = isinstance(found, int) and began is not None and _began(found) == began
+    return Running(alive, found if known else None, home.stop_file.exists())
 
 
 def supervise(home: Home, say: Callable[[str], None]) -> int:
@@ -90,7 +92,13 @@ def supervise(home: Home, say: Callable[[str], None]) -> int:
                 engine = _start_engine(home, lock)
                 say(f"{home.party}: the engine runs, process {engine.pid}")
                 _record_file(home).write_text(
-                    json.dumps({"supervisor": os.getpid(), "engine": engine.pid})
+                    json.dumps(
+                        {
+                            "supervisor": os.getpid(),
+                            "began": _began(os.getpid()),
+                            "engine": engine.pid,
+                        }
+                    )
                 )
                 while engine.poll() is None and not stop.asked(home):
                     time.sleep(_POLL_SECONDS)
@@ -286,6 +294,16 @@ def _end_all(home: Home, grace: float = _GRACE_SECONDS) -> None:
         end = time.monotonic() + grace
         while processes(home) and time.monotonic() < end:
             time.sleep(_POLL_SECONDS)
+
+
+def _began(process: int) -> int | None:
+    """When a process began, in ticks since the machine did; None where it is gone."""
+    try:
+        text = Path(f"/proc/{process}/stat").read_text("utf-8", "replace")
+    except OSError:
+        return None
+    # Behind the program's name, in which anything may stand.
+    return int(text.rpartition(")")[2].split()[_START_FIELD])
 
 
 def _signal(process: int, number: signal.Signals) -> None:

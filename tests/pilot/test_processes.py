@@ -1,5 +1,6 @@
 """A home's processes are found and ended, whatever session they hide in."""
 
+import json
 import os
 import subprocess
 import sys
@@ -107,6 +108,26 @@ def test_the_lock_is_held_as_long_as_a_job_lives(home, started):
     while processes.look(home).alive and time.monotonic() < end:
         pass
     assert not processes.look(home).alive
+
+
+def test_a_process_that_has_a_dead_supervisors_number_is_left_alone(home, started):
+    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        with processes._locked(home) as lock:
+            started(lock)
+        # The supervisor was killed, and the engine lives.
+        record = {"supervisor": stranger.pid, "began": 1, "engine": 1}
+        processes._record_file(home).write_text(json.dumps(record))
+        assert processes.look(home).supervisor is None
+        assert processes.stop(home)
+        assert stranger.poll() is None
+        record["began"] = processes._began(stranger.pid)
+        processes._record_file(home).write_text(json.dumps(record))
+        with processes._locked(home):
+            assert processes.look(home).supervisor == stranger.pid
+    finally:
+        stranger.kill()
+        stranger.wait()
 
 
 def test_a_supervisor_starts_again_an_engine_that_dies(home, monkeypatch):
