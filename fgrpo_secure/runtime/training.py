@@ -17,17 +17,17 @@ from pathlib import Path
 from fgrpo_secure.agreement import read_agreement
 from fgrpo_secure.budget import own_history
 from fgrpo_secure.config import RunConfig
-from fgrpo_secure.errors import FgrpoError, StateError
+from fgrpo_secure.errors import StateError
 from fgrpo_secure.folders import RunFolder
 from fgrpo_secure.home import Home, open_home
-from fgrpo_secure.refusals import Silence, sign_refusal, silence_of
+from fgrpo_secure.refusals import sign_refusal
 from fgrpo_secure.runtime.envelope import LEDGER, Opening
 from fgrpo_secure.runtime.orphans import end_group, end_with
 from fgrpo_secure.runtime.worker import Progress, work
 from fgrpo_secure.secrets import write_atomically
 from fgrpo_secure.site import Site, open_site
 from fgrpo_secure.site_policy import Refusal, SitePolicyError
-from privacy.errors import PlanMismatchError, PrivacyError
+from privacy.errors import PlanMismatchError
 from privacy.ledger import Phase, Reason, read_key_file, write_key_file
 from privacy.ledger.durable import make_directory
 from privacy.plan import SERVER, Plan
@@ -53,13 +53,6 @@ class PilotSite:
         self._config = config
         self._folder = folder
         self._run = run
-
-    def answer(self, phase: str, name: str, payload: bytes) -> bytes | Silence:
-        """What `handle` gives, or why there is nothing; see `Site.answer`."""
-        try:
-            return self.handle(phase, name, payload)
-        except (PrivacyError, FgrpoError) as error:
-            return silence_of(error)
 
     def handle(self, phase: str, name: str, payload: bytes) -> bytes:
         """Answer one phase; see `Site.handle`."""

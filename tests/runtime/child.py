@@ -12,7 +12,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from fgrpo_secure.errors import StateError
-from fgrpo_secure.refusals import silence_of
 from fgrpo_secure.runtime.envelope import Opening
 from fgrpo_secure.runtime.orphans import end_group, end_with
 from fgrpo_secure.runtime.worker import work
@@ -21,11 +20,12 @@ from privacy.wire import Reader, decode
 
 
 class Fake:
-    def answer(self, phase, name, payload):
+    def handle(self, phase, name, payload):
         if phase == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if phase == "decline":
-            return silence_of(ReplayError("words for the operator; do something"))
+            message = "words for the operator; do something"
+            raise ReplayError(message)
         if phase == "hang":
             time.sleep(600)
         if phase == "path":
