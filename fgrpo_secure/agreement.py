@@ -345,7 +345,14 @@ def _placed(config: RunConfig, own_base: str | None, folder: Path) -> RunConfig:
     model = config.model.model_copy(update={"base": base})
     found = resolve_paths(config.model_copy(update={"model": model}), folder)
     if own_base is None and not base.startswith(EMBEDDED_PREFIX):
-        # A folder of the home that happens to be called so is not meant.
+        # What loads a model takes a folder before a name, and a site's process works
+        # in its home.
+        if (folder / base).exists():
+            raise ConfigurationError(
+                f"The base model {base} is called like a folder of {folder}.",
+                "Give the model's directory as base under [model] in this party's own "
+                "file.",
+            )
         return found.model_copy(update={"model": model})
     if own_base is not None and not Path(found.model.base).is_dir():
         raise ConfigurationError(

@@ -116,8 +116,12 @@ def test_a_model_in_a_directory_of_each_party_has_the_same_recipe(make):
 
 def test_a_folder_of_the_home_is_never_taken_for_an_agreed_model(make):
     home = make("north")
-    config = agreed(lambda tree: tree["model"].update(base="state")).at_site(home)
-    assert config.model.base == "state"
+    named = agreed(lambda tree: tree["model"].update(base="state/north"))
+    with pytest.raises(ConfigurationError, match="like a folder"):
+        named.at_site(home)
+    server = make("server", HomeRole.SERVER)
+    with pytest.raises(ConfigurationError, match="like a folder"):
+        agreed(lambda tree: tree["model"].update(base="runs")).at_server(server)
 
 
 @pytest.mark.parametrize(
