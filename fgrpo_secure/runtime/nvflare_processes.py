@@ -20,6 +20,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import resource
 import sys
 import zlib
 from argparse import Namespace
@@ -206,6 +207,9 @@ def _settings(name: str) -> list[str]:
 
 
 def _run(main: Any, kit: str, arguments: Namespace) -> int:  # noqa: ANN401
+    # Keys and the secrets of a round stay out of what a crash leaves on the disk, also
+    # that of the processes which this one starts.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     found: int | None = MainProcessMonitor.run(
         main_func=main, run_dir=kit, args=arguments
     )

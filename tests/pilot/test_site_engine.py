@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from zipfile import ZIP_DEFLATED, ZipFile
@@ -90,6 +92,21 @@ def test_what_a_pilot_does_not_need_is_not_answered(topic, tmp_path):
 
 def test_every_request_that_a_job_takes_is_answered():
     assert {type(held.processor) for held in answered()} == set(ANSWERED)
+
+
+def test_no_process_of_an_engine_leaves_its_memory_on_the_disk():
+    code = (
+        "import resource, subprocess\n"
+        "from fgrpo_secure.runtime import nvflare_processes as ours\n"
+        "def main(**rest):\n"
+        "    subprocess.run(['sh', '-c', 'ulimit -H -c'])\n"
+        "ours.MainProcessMonitor.run = main\n"
+        "ours.run_site('kit', 'north')\n"
+    )
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", code], capture_output=True, check=True, text=True
+    )
+    assert done.stdout.split() == ["0"]
 
 
 def app(folder, change=lambda tree: None, files=()):
