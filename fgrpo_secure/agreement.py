@@ -30,7 +30,7 @@ from fgrpo_secure.config import (
 )
 from fgrpo_secure.errors import ConfigurationError
 from fgrpo_secure.explanations import Guide, explain
-from fgrpo_secure.home import Home, check_name
+from fgrpo_secure.home import Home, check_name, no_policy
 
 SOURCE = "RUN.toml"
 # What stands for another party's data. It is never opened.
@@ -152,11 +152,7 @@ class Agreement:
             The agreement sets no path, no policy, no cap and nothing of the machine.
         """
         if not home.policy.is_file():
-            raise ConfigurationError(
-                f"There is no policy {home.policy}, and without one nothing is joined.",
-                f"Run `fgrpo site policy {home.root} RUN.toml` for a draft, and read "
-                "it.",
-            )
+            raise no_policy(home)
         config = self.to_propose(home)
         clients = tuple(
             client.model_copy(update={"policy": str(home.policy)})

@@ -127,7 +127,10 @@ def operator_asked(config: RunConfig) -> Ask:
         from fgrpo_secure.approvals import TYPED
         from fgrpo_secure.guarantee import explain
 
-        facts = plan_facts(plan) | {"budget": budget_facts(config, plan)}
+        budget = budget_facts(config, plan)
+        # What other clients have left nobody at this site knows.
+        budget["clients"] = {proposal.client: budget["clients"][proposal.client]}
+        facts = plan_facts(plan) | {"budget": budget}
         words = [explain(plan, facts), "", "To approve", *proposal.words(), ""]
         print("\n".join(words), file=sys.stderr)
         print(

@@ -229,6 +229,14 @@ def make_home(home: Home) -> SigningKey:
     return key
 
 
+def no_policy(home: Home) -> ConfigurationError:
+    """What a site is told that has no policy."""
+    return ConfigurationError(
+        f"There is no policy {home.policy}, and without one nothing is joined.",
+        f"Run `fgrpo site policy {home.root} RUN.toml` for a draft, and read it.",
+    )
+
+
 def open_home(root: Path) -> Home:
     """Read whose home a folder is; nothing is made or changed.
 

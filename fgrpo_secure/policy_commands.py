@@ -218,7 +218,8 @@ def approve_config(config: RunConfig, options: argparse.Namespace) -> int:
         else:
             raise ConfigurationError(
                 "There is no terminal at which anybody could read what is approved.",
-                "Read it by `fgrpo plan`, and give --digest with the plan's digest.",
+                "Read it by `fgrpo plan`, or `fgrpo pilot plan` in a pilot, and give "
+                "--digest with the plan's digest.",
             )
         if not proposal.is_named_by(typed):
             raise ConfigurationError(

@@ -40,9 +40,20 @@ def add_pilot(adding: Any) -> None:  # noqa: ANN401
         "request",
         help="every party: make a home and keys, and a request to the lead",
     )
-    asking.add_argument("invitation", metavar="INVITATION", type=Path)
+    asking.add_argument(
+        "invitation",
+        metavar="INVITATION",
+        type=Path,
+        help="the file that the lead sent",
+    )
     _add_home(asking, "the new home")
-    asking.add_argument("--as", metavar="NAME", required=True, dest="party")
+    asking.add_argument(
+        "--as",
+        metavar="NAME",
+        required=True,
+        dest="party",
+        help="this party: a site of the pilot, server or lead",
+    )
     asking.set_defaults(command=_later("request"))
     granting = actions.add_parser(
         "approve",
@@ -59,7 +70,9 @@ def add_pilot(adding: Any) -> None:  # noqa: ANN401
     showing = actions.add_parser(
         "show", help="print the fingerprints in an admission, to compare with others"
     )
-    showing.add_argument("admission", metavar="ADMISSION", type=Path)
+    showing.add_argument(
+        "admission", metavar="ADMISSION", type=Path, help="the file that came back"
+    )
     showing.set_defaults(command=_later("show"))
     taking = actions.add_parser(
         "install", help="every party: take the admission that the lead sent back"
@@ -70,7 +83,7 @@ def add_pilot(adding: Any) -> None:  # noqa: ANN401
         "--fingerprint",
         metavar="F",
         required=True,
-        help="of the cohort, as people told it to one another",
+        help="of the cohort, as people told it to one another; in quotes",
     )
     taking.set_defaults(command=_later("install"))
     serving = actions.add_parser("serve", help="run the server, or stop it")
@@ -179,7 +192,7 @@ def _add_runs(actions: Any) -> None:  # noqa: ANN401
             action.add_argument("--json", action="store_true", help="print JSON")
         if name == "collect":
             action.add_argument(
-                "--output", metavar="DIR", type=Path, help="(default: runs/RUN)"
+                "--output", metavar="DIR", type=Path, help="new (default: runs/RUN)"
             )
         action.set_defaults(command=command)
 

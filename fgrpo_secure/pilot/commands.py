@@ -41,12 +41,12 @@ _EXIT_UNFINISHED = 1
 def init(options: argparse.Namespace) -> int:
     """Make the lead's folder and the invitation; with --all-here every home too."""
     pilot = enrol.init_pilot(options.pilot_file, options.output)
-    print(f"root certificate  {pilot.root_fingerprint}")
+    print(_columns("root certificate", pilot.root_fingerprint))
     if options.all_here:
         from fgrpo_secure.pilot.rehearsal import provision_here
 
         cohort = provision_here(pilot, options.output / "homes")
-        print(f"cohort            {cohort.fingerprint}")
+        print(_columns("cohort", cohort.fingerprint))
         print(f"homes             {options.output / 'homes'}")
         return 0
     print(f"invitation        {pilot.root / enrol.INVITATION}")
@@ -64,8 +64,8 @@ def request(options: argparse.Namespace) -> int:
     invitation = Invitation.from_bytes(read_small(options.invitation), source)
     found = enrol.request_admission(invitation, options.home, options.party)
     path = options.home / f"{found.party}.request.json"
-    print(f"request      {path}")
-    print(f"fingerprint  {fingerprint(found.to_bytes())}")
+    print(f"request           {path}")
+    print(_columns("fingerprint", fingerprint(found.to_bytes())))
     print(
         "\nNext: send the request to the lead, and tell them its fingerprint over\n"
         "another way, such as a call: whoever carries the file could exchange it."
@@ -83,7 +83,7 @@ def approve(options: argparse.Namespace) -> int:
     if cohort is None:
         print("Nothing can go back before all sites and the server have asked.")
         return 0
-    print(f"cohort            {cohort.fingerprint}")
+    print(_columns("cohort", cohort.fingerprint))
     print(f"admissions        {pilot.root / 'admissions'}")
     print(
         "\nNext: send each party its own admission. Then call them all at once, and\n"
@@ -98,9 +98,17 @@ def show(options: argparse.Namespace) -> int:
     data, source = read_small(options.admission), str(options.admission)
     cohort = Admission.from_bytes(data, source).cohort
     for name, key in sorted(cohort.keys.items()):
-        print(f"{name:18}{key.fingerprint}")
-    print(f"root certificate  {cohort.root}")
-    print(f"cohort            {cohort.fingerprint}")
+        digits = key.fingerprint
+        groups = [digits[at : at + 4] for at in range(0, len(digits), 4)]
+        print(_columns(f"key of {name}", " ".join(groups)))
+    called = cohort.invitation
+    print(f"server            {called.host}, ports {called.port}, {called.admin_port}")
+    print(_columns("root certificate", cohort.root))
+    print(_columns("cohort", cohort.fingerprint))
+    print(
+        "\nNext: read the cohort's to the others, which covers all above it. The same\n"
+        "for everybody? Then `fgrpo pilot install`; else install nothing."
+    )
     return 0
 
 
@@ -112,9 +120,12 @@ def install(options: argparse.Namespace) -> int:
     print(f"pinned     {', '.join(sorted(cohort.keys))}")
     if home.role is HomeRole.SITE:
         print(
-            f"\nNext: write {home.site_file} and {home.policy}; a draft of the policy\n"
-            f"is made by `fgrpo site policy {home.root} RUN.toml`. Then\n"
-            f"      fgrpo site start {home.root}"
+            f"\nNext: say in {home.site_file} where data and rewards\n"
+            "lie. Then, with the RUN.toml that the lead proposes,\n"
+            f"      fgrpo site check {options.home} RUN.toml\n"
+            f"      fgrpo site policy {options.home} RUN.toml\n"
+            f"      fgrpo site approve {options.home} RUN.toml\n"
+            f"      fgrpo site start {options.home}"
         )
     return 0
 
@@ -341,7 +352,7 @@ def _finished(found: Watched | None) -> bool:
 
 def _ask_lead(yes: bool) -> Callable[[Request, str], bool]:
     def agree(request: Request, shown: str) -> bool:
-        print(f"{request.party:18}{shown}")
+        print(_columns(request.party, shown))
         if yes:
             return True
         if sys.stdin is None or not sys.stdin.isatty():
@@ -379,6 +390,15 @@ def _home(root: Path, role: HomeRole) -> Home:
             else f"This command is for the home of the {role.value}.",
         )
     return home
+
+
+def _columns(label: str, fingerprint: str) -> str:
+    """A fingerprint in two lines, which a terminal of 80 columns does not break."""
+    space = " " if " " in fingerprint else ":"
+    parts = fingerprint.split(space)
+    half = (len(parts) + 1) // 2
+    first, second = space.join(parts[:half]), space.join(parts[half:])
+    return f"{label:<17} {first}{space.rstrip()}\n{'':18}{second}"
 
 
 def _say(text: str) -> None:

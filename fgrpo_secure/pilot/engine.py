@@ -22,6 +22,10 @@ _INSTALL = "Run `pip install 'fgrpo-secure[nvflare]'` in this environment."
 _PATIENCE_SECONDS = 120.0
 # The server takes this long to answer where it was just started.
 _CONNECT_SECONDS = 15
+# The engine's words for a server that gave no answer.
+UNREACHED = frozenset(
+    {"CONNECTION_FAILED", "TIMEOUT", "NO_ANSWER", "SERVER_UNREACHABLE"}
+)
 
 
 class EngineError(FgrpoError):
@@ -126,5 +130,12 @@ def _refused(words: Sequence[str | Path], answer: Mapping[str, Any]) -> EngineEr
     said = str(answer.get("message", "it gave no answer")).strip().removesuffix(".")
     # Some of it comes from another machine, and goes to a terminal.
     what = f"nvflare {words[0]} {words[1]}: {shown(said)}."
+    if code in UNREACHED:
+        # The engine's own hint names commands that a home has no other use for.
+        fix = (
+            "See that `fgrpo pilot serve` runs there and that its ports are reached "
+            "from here, then repeat the command."
+        )
+        return EngineError(what, fix, code)
     hint = shown(str(answer.get("hint") or "").strip())
     return EngineError(what, hint or "docs/pilot.md says what each step needs.", code)

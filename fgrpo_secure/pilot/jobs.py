@@ -19,7 +19,7 @@ from fgrpo_secure.agreement import Agreement, read_agreement
 from fgrpo_secure.errors import ConfigurationError, StateError
 from fgrpo_secure.explanations import shown
 from fgrpo_secure.home import Home, HomeRole
-from fgrpo_secure.pilot.engine import Engine, EngineError
+from fgrpo_secure.pilot.engine import UNREACHED, Engine, EngineError
 from fgrpo_secure.runtime.engine_job import RESULT, STATUS, Progress, job_files
 from fgrpo_secure.secrets import private_directory, write_atomically
 from privacy.ledger.durable import make_directory
@@ -32,7 +32,6 @@ _RUNNING = "RUNNING"
 # for so many looks was lost with the server's process.
 _LOST_LOOKS = 5
 _NOT_RUNNING = {"JOB_NOT_RUNNING", "JOB_NOT_FOUND"}
-_UNREACHED = {"CONNECTION_FAILED", "TIMEOUT", "NO_ANSWER", "SERVER_UNREACHABLE"}
 POLL_SECONDS = 4.0
 # Without a round between them, jobs that fail are submitted again this often.
 MOST_FAILURES = 6
@@ -113,9 +112,11 @@ def open_run(home: Home, name: str) -> LeadRun:
     _check_lead(home)
     found = LeadRun(home, name)
     if not found.jobs():
-        listed = ", ".join(sorted(path.name for path in home.runs.glob("*/")))
+        names = sorted(path.name for path in home.runs.glob("*/"))
+        listed = ", ".join(one for one in names if LeadRun(home, one).jobs())
         raise ConfigurationError(
-            f"There is no run {name}.", f"There are: {listed or 'none'}."
+            f"There is no run {name} that was submitted.",
+            f"There are: {listed or 'none'}. `fgrpo pilot submit` begins one.",
         )
     return found
 
@@ -197,7 +198,7 @@ def watch(run: LeadRun) -> Watched:
         try:
             progress = _progress(run.call("stats", jobs[-1], "--site", "server"))
         except EngineError as error:
-            if error.code not in _NOT_RUNNING | _UNREACHED:
+            if error.code not in _NOT_RUNNING | UNREACHED:
                 raise
             lost = status == _RUNNING and error.code in _NOT_RUNNING
     return Watched(run.name, jobs[-1], status, progress, len(jobs), lost)
@@ -231,7 +232,7 @@ def follow(
         try:
             found = watch(run)
         except EngineError as error:
-            if error.code not in _UNREACHED:
+            if error.code not in UNREACHED:
                 raise
             if not unreached:
                 say("The server is not reached; trying again until it is.")
@@ -337,7 +338,7 @@ def _resubmit(
         try:
             resubmit()
         except EngineError as error:
-            if error.code not in _UNREACHED:
+            if error.code not in UNREACHED:
                 raise
             if not told:
                 say("The server is not reached; submitting again once it is.")

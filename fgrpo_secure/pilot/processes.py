@@ -16,6 +16,7 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,7 +29,7 @@ from typing import Any
 
 from fgrpo_secure.approvals import load_policy
 from fgrpo_secure.errors import ConfigurationError, StateError
-from fgrpo_secure.home import Home, HomeRole
+from fgrpo_secure.home import Home, HomeRole, no_policy
 from fgrpo_secure.pilot.engine import check_installed, engine_environment
 from fgrpo_secure.secrets import private_directory, write_atomically
 
@@ -83,6 +84,7 @@ def supervise(home: Home, say: Callable[[str], None]) -> int:
     """
     check_ready(home)
     with _locked(home) as lock:
+        _check_ports(home)
         home.stop_file.unlink(missing_ok=True)
         stop = _StopSignal()
         starts: list[float] = []
@@ -236,7 +238,32 @@ def check_ready(home: Home) -> None:
                 f"There is no {home.site_file}.",
                 "It says where this site's data and rewards are; docs/pilot.md.",
             )
+        if not home.policy.is_file():
+            raise no_policy(home)
         load_policy(home.policy)
+
+
+def _check_ports(home: Home) -> None:
+    """See that a server can listen: the engine would run on and be reached by nobody.
+
+    Raises:
+        StateError: another program has one of the ports.
+    """
+    if home.role is not HomeRole.SERVER:
+        return
+    for port in sorted({home.port, home.admin_port}):
+        with socket.socket() as tried:
+            # What an earlier engine left behind, and the system still closes, is free.
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                tried.bind(("", port))
+                tried.listen()
+            except OSError as error:
+                raise StateError(
+                    f"The server cannot listen on port {port}: {error.strerror}.",
+                    "End what has it (`ss -ltnp` lists it). The ports are those of "
+                    "the invitation: others mean a new pilot.",
+                ) from None
 
 
 class _StopSignal:
@@ -346,7 +373,9 @@ def _record(home: Home) -> dict[str, Any]:
 def _runs_already(home: Home) -> StateError:
     return StateError(
         f"{home.party} runs already.",
-        "`fgrpo site status` shows it, and `fgrpo site stop` ends it.",
+        f"`fgrpo site stop {home.root}` ends it."
+        if home.role is HomeRole.SITE
+        else f"`fgrpo pilot serve {home.root} --stop` ends it.",
     )
 
 

@@ -10,7 +10,8 @@ import tomli_w
 
 from fgrpo_secure.cli import main
 from fgrpo_secure.home import Home, HomeRole, make_home
-from fgrpo_secure.pilot.invitation import PilotFile
+from fgrpo_secure.pilot import commands, engine
+from fgrpo_secure.pilot.invitation import PilotFile, fingerprint, is_fingerprint
 from tests.app.test_agreement import tree
 
 ROOT = Path(__file__).parents[2]
@@ -80,6 +81,15 @@ def test_a_folder_that_is_no_home_is_told(tmp_path, capsys):
     assert "no home" in capsys.readouterr().err
 
 
+def test_a_run_that_was_never_submitted_is_not_listed_as_one_that_is(make, capsys):
+    home = make("lead", HomeRole.LEAD)
+    (home.run("mine") / "job").mkdir(parents=True)
+    assert main(["pilot", "status", "mine", "--home", str(home.root)]) == 2
+    said = capsys.readouterr().err
+    assert "There is no run mine that was submitted" in said
+    assert "There are: none" in said
+
+
 def test_a_missing_agreement_is_told(make, tmp_path, capsys):
     home = make("north", HomeRole.SITE)
     assert main(["site", "check", str(home.root), str(tmp_path / "x.toml")]) == 2
@@ -145,3 +155,25 @@ def test_a_pilot_without_the_engine_says_what_to_install(tmp_path, monkeypatch, 
     path = str(write_pilot(tmp_path))
     assert main(["pilot", "init", path, "--output", str(tmp_path / "pilot")]) == 2
     assert "pip install 'fgrpo-secure[nvflare]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text", [fingerprint(b"a cohort"), "SHA256:" + ":".join(["AB"] * 32)]
+)
+def test_a_fingerprint_fits_a_terminal_and_is_whole(text):
+    shown = commands._columns("root certificate", text)
+    assert max(map(len, shown.splitlines())) < 80
+    assert is_fingerprint(shown.removeprefix("root certificate"), text)
+
+
+def test_a_server_that_is_not_reached_is_told_in_words_of_the_pilot():
+    answer = {
+        "error_code": "CONNECTION_FAILED",
+        "message": "Could not connect to the FLARE server.",
+        "hint": "Check server status with 'nvflare system status'.",
+    }
+    error = engine._refused(("job", "submit"), answer)
+    assert "fgrpo pilot serve" in error.fix
+    assert "system status" not in error.fix
+    other = engine._refused(("job", "submit"), answer | {"error_code": "OTHER"})
+    assert "system status" in other.fix

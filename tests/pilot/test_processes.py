@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -171,6 +172,30 @@ def test_what_a_home_lacks_is_told_before_anything_starts(home, monkeypatch):
     (home.kit / "startup" / "rootCA.pem").write_text("x")
     with pytest.raises(StateError, match="does not hold the keys"):
         processes.check_ready(home)
+
+
+def test_a_server_whose_port_is_taken_says_so_and_starts_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "check_ready", lambda home: None)
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        server = Home(
+            tmp_path / "s", "server", HomeRole.SERVER, "t", "localhost", taken, taken
+        )
+        make_home(server)
+        with pytest.raises(StateError, match=f"cannot listen on port {taken}"):
+            processes.supervise(server, lambda line: None)
+    assert not processes.look(server).alive
+
+
+def test_what_runs_already_is_ended_by_its_own_command(tmp_path):
+    for role, words in (
+        (HomeRole.SITE, "fgrpo site stop"),
+        (HomeRole.SERVER, "fgrpo pilot serve"),
+    ):
+        home = Home(tmp_path / role, role, role, "t", "localhost", 1, 2)
+        assert words in processes._runs_already(home).fix
 
 
 def test_the_leads_home_runs_nothing(tmp_path, monkeypatch):
