@@ -417,7 +417,10 @@ def _check_task(policy: SitePolicy, facts: Facts) -> list[Refusal]:
         f"its operator is asked about data set {facts.data_set!r}, and has not "
         "approved this plan with this base model and these rewards"
     )
-    fix = "read it and approve it by `fgrpo policy approve`, then run again"
+    fix = (
+        "read it and approve it by `fgrpo policy approve`, in a pilot by `fgrpo site "
+        "approve`, then run again"
+    )
     return [Refusal(Reason.NOT_APPROVED, what, fix)]
 
 
