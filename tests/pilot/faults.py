@@ -107,7 +107,7 @@ def site_gone(play):
 
 
 def lead_stops(play):
-    """The lead stops the run in R3 and submits it again."""
+    """The lead stops the run once R3 has begun, and submits it again."""
     play.at("roster")
     fgrpo("pilot", "stop", play.run, "--home", play.stage.homes / LEAD)
     began = time.monotonic()
@@ -117,7 +117,7 @@ def lead_stops(play):
 
 
 def site_stops(play):
-    """One site's operator stops it in R3, and starts it again a round later."""
+    """One site's operator stops it once R3 has begun, and starts it again later."""
     play.at("roster")
     began = time.monotonic()
     fgrpo("site", "stop", play.stage.home(STRUCK).root)
