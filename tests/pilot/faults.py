@@ -37,7 +37,7 @@ DEADLINE = 30.0
 PATIENCE = 900.0
 # What a stop has to be done within.
 STOP_SECONDS = 15.0
-RECORD = Path(__file__).with_name("faults.md")
+RECORD = Path(__file__).parents[2] / "docs" / "faults.md"
 
 
 class Play:
@@ -269,7 +269,7 @@ def entry(arguments):
     """The program."""
     parser = argparse.ArgumentParser(prog="python -m tests.pilot.faults")
     parser.add_argument("names", nargs="*", choices=[[], *FAULTS])
-    parser.add_argument("--record", action="store_true", help="write faults.md")
+    parser.add_argument("--record", action="store_true", help="write docs/faults.md")
     parser.add_argument("--folder", type=Path, help="new; kept")
     options = parser.parse_args(arguments)
     names = options.names or list(FAULTS)
