@@ -200,7 +200,7 @@ def play_locally(order: Mapping[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     try:
         opened = Pipes(
-            [local.WorkerOrder("", names, b"")],
+            [local.WorkerOrder("", names, b"", "")],
             workers=len(names),
             on_progress=lambda *_: None,
             on_silence=lambda *_: None,

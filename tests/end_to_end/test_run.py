@@ -151,7 +151,8 @@ def test_the_end_names_the_adapter_the_ledgers_and_how_to_verify(finished):
 
 def test_the_folder_holds_what_is_promised_and_nothing_else(finished):
     names = {path.name for path in finished.output.iterdir()}
-    assert names == {
+    # Where it was asked for, and could be made.
+    assert names - {"tracking"} == {
         "adapter",
         "clients",
         "config.toml",
