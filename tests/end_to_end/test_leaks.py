@@ -141,8 +141,10 @@ def event(output, data):
     (output / "tracking/planted").write_bytes(b"\x0a\x05" + data)
 
 
-def mean_of(output, name):
-    return max(means_of(output, name), key=lambda mean: len(str(mean)))
+def a_mean(output):
+    """Some client's: one client's draws may all have means that chance would write."""
+    means = set().union(*(means_of(output, name) for name in NAMES))
+    return max(means, key=lambda mean: len(str(mean)))
 
 
 def form(needles, what, owner):
@@ -198,11 +200,11 @@ LEAKS = {
         ("claim.json", "a prompt"),
     ),
     "a mean reward in the coordinator's notes": (
-        lambda out, _: in_json_line(out / "server/rounds.jsonl", mean_of(out, "sums")),
+        lambda out, _: in_json_line(out / "server/rounds.jsonl", a_mean(out)),
         ("server/rounds.jsonl", "a mean reward"),
     ),
     "a mean reward in an event file": (
-        lambda out, _: event(out, struct.pack("<f", mean_of(out, "sort"))),
+        lambda out, _: event(out, struct.pack("<f", a_mean(out))),
         ("tracking/planted", "a mean reward"),
     ),
     "a unit's id in a note of the log": (
@@ -213,9 +215,7 @@ LEAKS = {
         "a unit's id",
     ),
     "a mean reward beside the adapter": (
-        lambda out, _: in_json(
-            out / "adapter/adapter_config.json", "m", mean_of(out, "shift")
-        ),
+        lambda out, _: in_json(out / "adapter/adapter_config.json", "m", a_mean(out)),
         ("adapter/adapter_config.json", "a mean reward"),
     ),
     "a unit's id beside a remembered head": (
