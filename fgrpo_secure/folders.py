@@ -12,7 +12,7 @@ from pathlib import Path
 from fgrpo_secure.config import RunConfig
 from fgrpo_secure.errors import StateError
 from privacy.crypto import VerifyKey
-from privacy.ledger import COHORT, read_key_file
+from privacy.ledger import COHORT, read_key_file, write_key_file
 from privacy.ledger.durable import holder_of
 from privacy.plan import SERVER, Plan
 
@@ -86,6 +86,27 @@ class RunFolder:
     def key(self, name: str) -> Path:
         """A party's public key."""
         return self.root / "keys" / f"{name}.pub"
+
+    def pin(self, plan: Plan, keys: Mapping[str, VerifyKey], fix: str) -> None:
+        """Write the keys of all parties, or hold those that are there to them.
+
+        Args:
+            plan: names the clients.
+            keys: of all parties, "server" among them.
+            fix: what to do where a key is another.
+
+        Raises:
+            StateError: the folder pins another key of a party.
+        """
+        for name in (*(client.name for client in plan.clients), SERVER):
+            path = self.key(name)
+            if not path.exists():
+                write_key_file(path, keys[name])
+            elif read_key_file(path) != keys[name]:
+                what = (
+                    f"The identity key of {name} is not the one that {self.root} pins."
+                )
+                raise StateError(what, fix)
 
     def roster(self, plan: Plan) -> dict[str, VerifyKey]:
         """The pinned keys of all parties."""

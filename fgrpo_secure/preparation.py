@@ -34,8 +34,6 @@ from privacy.ledger import (
     Role,
     ServerOpened,
     cohort_folders,
-    read_key_file,
-    write_key_file,
 )
 from privacy.ledger.durable import UNFINISHED_SUFFIX, make_directory
 from privacy.plan import SERVER, Plan
@@ -166,14 +164,8 @@ def prepare_folder(
     folder = RunFolder.of(root, config)
     if keys is None:
         keys = _keys_of_all(folder, plan, run_root)
-    for name in (*(client.name for client in plan.clients), SERVER):
-        if not folder.key(name).exists():
-            write_key_file(folder.key(name), keys[name])
-        elif read_key_file(folder.key(name)) != keys[name]:
-            raise StateError(
-                f"The identity key of {name} is not the one that {root} pins.",
-                "Restore its private folder; a run cannot change identities.",
-            )
+    fix = "Restore its private folder; a run cannot change identities."
+    folder.pin(plan, keys, fix)
     return resumed
 
 

@@ -28,9 +28,9 @@ from fgrpo_secure.secrets import write_atomically
 from fgrpo_secure.site import Site, open_site
 from fgrpo_secure.site_policy import Refusal, SitePolicyError
 from privacy.errors import PlanMismatchError
-from privacy.ledger import Phase, Reason, read_key_file, write_key_file
+from privacy.ledger import Phase, Reason
 from privacy.ledger.durable import make_directory
-from privacy.plan import SERVER, Plan
+from privacy.plan import Plan
 from privacy.wire import Json, Reader, canonical_json, decode, parse_canonical_json
 
 _OPENED = "opened.json"
@@ -108,14 +108,8 @@ def open_pilot_site(
         )
     make_directory(place / "ledger")
     make_directory(place / "keys")
-    for name in (*(client.name for client in plan.clients), SERVER):
-        if not folder.key(name).exists():
-            write_key_file(folder.key(name), roster[name])
-        elif read_key_file(folder.key(name)) != roster[name]:
-            raise StateError(
-                f"The key of {name} is not the one that {place} pins.",
-                "A run cannot change identities: submit it under another name.",
-            )
+    fix = "A run cannot change identities: submit it under another name."
+    folder.pin(plan, roster, fix)
     try:
         _hold_to_what_was_opened(home, place, run, opening, config)
         write_atomically(place / "plan.json", opening.plan)
